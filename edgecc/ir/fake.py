@@ -1,0 +1,53 @@
+"""Fake tensors and symbolic sizes: the one place that touches torch's private tracing API (tried with torch 2.13).
+
+`FakeTensorMode` and `ShapeEnv` have no public counterpart, and a pass that makes a node must give it a value with
+the same symbols as the rest of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from edgecc.errors import InternalError
+
+UNBOUNDED = 2**31
+
+
+def fake_mode(graph: fx.Graph) -> FakeTensorMode:
+    """The mode that made the fake values of the graph. Raises InternalError where no node has one."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor):
+            return value.fake_mode
+    raise InternalError("no node of the graph has a fake value, so no new one can be inferred")
+
+
+def fake_weight(graph: fx.Graph, tensor: torch.Tensor) -> torch.Tensor:
+    """The fake value of a weight, with static sizes."""
+    return fake_mode(graph).from_tensor(tensor.detach(), static_shapes=True)
+
+
+def size_expression(size: int | torch.SymInt) -> sympy.Expr | int:
+    """A dimension as an int where it is static, else as an expression over symbols."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression) if expression.is_Integer else expression
+
+
+def size_symbols(size: int | torch.SymInt) -> set[str]:
+    """Names of the symbols that a dimension depends on."""
+    return set() if isinstance(size, int) else {str(s) for s in size.node.expr.free_symbols}
+
+
+def size_text(size: int | torch.SymInt, names: Mapping[str, str]) -> int | str:
+    """A dimension as an int where it is static, else as text over `names`, which maps symbols to dimension names."""
+    expression = size_expression(size)
+    if isinstance(expression, int):
+        return expression
+    return str(expression.subs({s: sympy.Symbol(names.get(str(s), str(s)), integer=True) for s in expression.free_symbols}))

@@ -1,0 +1,88 @@
+"""Target: the contract between edgecc and a backend; Runner: a real runtime that executes its artifacts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import fx
+
+if TYPE_CHECKING:
+    from edgecc.ir.program import Program
+    from edgecc.pipeline.context import PassContext
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One thing that a target needs or profits from. `found` is its version or path, `""` where it is missing."""
+
+    name: str
+    found: str
+    purpose: str
+    install: str
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target can lower. `refuse` returns why a node cannot be lowered, None where it can."""
+
+    dtypes: frozenset[torch.dtype]
+    refuse: Callable[[fx.Node], str | None]
+
+
+class Runner(ABC):
+    """Executes one artifact on one runtime. `runtime` names it, for example `qemu-aarch64 cortex-a72`."""
+
+    runtime: str
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """Outputs by name for inputs by name. Raises ContractError where the runtime fails, with its message."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What `lower` wrote: the file to deploy, and facts for manifest.json (JSON values)."""
+
+    deployable: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target(ABC):
+    """A backend. A subclass is a frozen dataclass whose fields are its options, each with a default and checked in
+    `__post_init__` (UsageError). The runtime's packages are imported inside functions only.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def pipeline(self) -> str:
+        """The default pipeline as text, for example `normalize: decompose, canonicalize | fuse: fuse-gelu`."""
+
+    @abstractmethod
+    def capabilities(self) -> Capabilities: ...
+
+    @abstractmethod
+    def requirements(self) -> Sequence[Requirement]:
+        """What compiling and verifying need, found or not; never raises for a missing thing."""
+
+    @abstractmethod
+    def lower(self, program: Program, directory: Path, context: PassContext) -> Lowered:
+        """Write the artifact's files into `directory`. The same program gives the same bytes."""
+
+    @abstractmethod
+    def runners(self, directory: Path, manifest: Mapping[str, Any]) -> Sequence[Runner]:
+        """Runtimes of this machine that can execute the artifact, the most faithful first.
+
+        `manifest` is manifest.json of the run directory: `inputs`, `outputs` (name, dtype, shape) and `facts`.
+        Raises MissingToolError where there is none.
+        """
