@@ -22,7 +22,6 @@ from edgecc.ir.inline import inline_regions
 from edgecc.ir.program import Program
 from edgecc.ir.signature import Dim, Signature, TensorSpec
 
-
 Dims = Mapping[str, Mapping[int, Dim]]
 
 
@@ -42,7 +41,7 @@ def trace(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes)
-    except Exception as error:  # noqa: BLE001  torch.export lets any exception of the user's forward through
+    except Exception as error:
         raise CaptureError(f"torch.export could not trace {type(model).__name__}: {_first_line(error)}{_user_frame(error)}") from error
     finally:
         for module in training:
@@ -173,6 +172,7 @@ def _output_names(exported: torch.export.ExportedProgram) -> list[str]:
 def _inherit_backwards(graph: fx.Graph) -> None:
     """Give inputs, weights and other nodes without a source line that of their first user that has one."""
     for node in reversed(list(graph.nodes)):
+        provenance.condense(node)
         if node.op != "output":
             provenance.inherit(node, node.users)
 

@@ -12,6 +12,8 @@ import sympy
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from edgecc.errors import InternalError
 
@@ -51,3 +53,15 @@ def size_text(size: int | torch.SymInt, names: Mapping[str, str]) -> int | str:
     if isinstance(expression, int):
         return expression
     return str(expression.subs({s: sympy.Symbol(names.get(str(s), str(s)), integer=True) for s in expression.free_symbols}))
+
+
+def ranges(graph: fx.Graph, limits: Mapping[str, tuple[int, int | None]]) -> dict[sympy.Symbol, ValueRanges[sympy.Expr]]:
+    """Range constraints of an ExportedProgram for the symbols in the inputs: inclusive limits by symbol name."""
+    found: dict[sympy.Symbol, ValueRanges[sympy.Expr]] = {}
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        for size in value.shape if node.op == "placeholder" and isinstance(value, torch.Tensor) else ():
+            for symbol in () if isinstance(size, int) else size.node.expr.free_symbols:
+                lower, upper = limits.get(str(symbol), (1, None))
+                found[symbol] = ValueRanges(lower, int_oo if upper is None else upper)
+    return found

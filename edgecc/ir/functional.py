@@ -27,7 +27,8 @@ def functionalize(exported: torch.export.ExportedProgram) -> torch.export.Export
         return exported
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return exported.run_decompositions({})
+        functional: torch.export.ExportedProgram = exported.run_decompositions({})
+        return functional
 
 
 def _mutates(node: fx.Node) -> bool:

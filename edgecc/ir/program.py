@@ -39,6 +39,14 @@ class Program:
         """A copy with its own graph and its own weights."""
         return Program(copy.deepcopy(self.module), self.signature, self.examples)
 
+    def snapshot(self) -> Program:
+        """A copy with its own graph that shares the tensors of the weights, which passes replace but never write to."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in self.graph.nodes:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        return Program(fx.GraphModule(self.module, graph, "Program"), self.signature, self.examples)
+
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run in PyTorch eager, without gradients. One tensor for each of `signature.inputs`, in order."""
         with torch.no_grad():
@@ -65,7 +73,11 @@ class Program:
         """The tensor that a weight node stands for, detached. Raises InternalError for any other node."""
         if not isinstance(node, fx.Node) or node.op != "get_attr":
             raise InternalError(f"{node} is not a weight of the program")
-        return _get(self.module, str(node.target)).detach()
+        return self.stored(str(node.target)).detach()
+
+    def stored(self, name: str) -> torch.Tensor:
+        """The parameter or buffer itself, as training needs it."""
+        return _get(self.module, name)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The tensors in use by name, a tied one once, in graph order."""

@@ -8,8 +8,26 @@ from pathlib import PurePath
 
 from torch import fx
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_KEYS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn")
+_FRAME = re.compile(r' *File "(?P<file>[^"]+)", line (?P<line>\d+)[^\n]*\n?(?P<code> +[^\n]*)?')
+_KEYS = ("stack_trace", "nn_module_stack")
+_TRACER = ("/torch/fx/", "/torch/export/", "/torch/_export/", "/torch/_dynamo/", "/torch/utils/")
+
+
+def condense(node: fx.Node) -> None:
+    """Keep of the tracer's metadata the value, the module stack and the one frame of `stack_trace` that names the
+    user's line; frames of the tracer itself are nobody's source.
+
+    The frame is the innermost outside of torch, so that an nn.Linear is reported where it was called; where all
+    frames are torch's, the innermost.
+    """
+    frames = [m for m in _FRAME.finditer(node.meta.get("stack_trace") or "") if not any(part in f"/{m['file']}" for part in _TRACER)]
+    users = [m for m in frames if "/torch/" not in f"/{m['file']}"] or frames
+    value, stack = node.meta.get("val"), node.meta.get("nn_module_stack")
+    node.meta = {"val": value} if value is not None else {}
+    if users:
+        node.meta["stack_trace"] = users[-1].group().rstrip("\n")
+        if stack:
+            node.meta["nn_module_stack"] = stack
 
 
 def module_path(node: fx.Node) -> str:
@@ -21,17 +39,9 @@ def module_path(node: fx.Node) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """`file.py:line` of the innermost frame that is the user's, `""` where unknown.
-
-    Frames of torch itself are passed over, so that an nn.Linear is reported where it was called,
-    unless there is no other frame.
-    """
-    frames = [(m["file"], m["line"]) for m in _FRAME.finditer(node.meta.get("stack_trace") or "")]
-    if not frames:
-        return ""
-    users = [f for f in frames if "/torch/" not in f[0]] or frames
-    file, line = users[-1]
-    return f"{PurePath(file).name}:{line}"
+    """`file.py:line` of the user's code that made the node, `""` where unknown."""
+    found = _FRAME.search(node.meta.get("stack_trace") or "")
+    return f"{PurePath(found['file']).name}:{found['line']}" if found else ""
 
 
 def describe(node: fx.Node) -> str:
@@ -41,9 +51,9 @@ def describe(node: fx.Node) -> str:
 
 def inherit(node: fx.Node, sources: Iterable[fx.Node]) -> None:
     """Give `node` the provenance of the first of `sources` that has any, where it has none itself."""
-    if node.meta.get("stack_trace"):
+    if "stack_trace" in node.meta:
         return
     for source in sources:
-        if source.meta.get("stack_trace") or source.meta.get("nn_module_stack"):
+        if "stack_trace" in source.meta:
             node.meta.update({k: source.meta[k] for k in _KEYS if k in source.meta})
             return

@@ -1,0 +1,113 @@
+"""Save a Program as a `.pt2` archive of torch.export and load one back, without a pickle that could run code.
+
+The graph is lifted by hand (weights become parameters, buffers and constants of the ExportedProgram) rather than
+traced again: names, symbols and provenance stay, and it costs no second trace. Names of dynamic dimensions and of
+outputs, which torch.export does not keep, travel in an extra JSON entry.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import fx
+from torch.export.graph_signature import (
+    ConstantArgument,
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    SymIntArgument,
+    TensorArgument,
+)
+from torch.utils import _pytree as pytree
+
+from edgecc.ir.archive_safety import check_archive
+from edgecc.ir.capture import from_exported
+from edgecc.ir.fake import ranges
+from edgecc.ir.program import Program
+
+_NAMES = "edgecc.json"
+
+
+def save(program: Program, file: Path | IO[bytes]) -> None:
+    """Write `program` as a `.pt2` that edgecc and torch.export.load both read."""
+    names = {"dims": {d.symbol: d.name for d in program.signature.dims}, "outputs": [s.name for s in program.signature.outputs]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(export(program), file, extra_files={_NAMES: json.dumps(names, sort_keys=True)})
+
+
+def load(path: Path) -> Program:
+    """Read a `.pt2` made by edgecc or by torch.export.save.
+
+    Raises RefusedError for an archive whose loading would run code, UsageError for a broken one.
+    """
+    check_archive(path)
+    extra = {_NAMES: ""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.load(path, extra_files=extra)
+    names = json.loads(extra[_NAMES]) if extra[_NAMES] else {"dims": {}, "outputs": None}
+    program = from_exported(exported, names["dims"])
+    if names["outputs"]:
+        outputs = tuple(replace(s, name=n) for s, n in zip(program.signature.outputs, names["outputs"], strict=True))
+        program.signature = replace(program.signature, outputs=outputs)
+    return program
+
+
+def export(program: Program) -> torch.export.ExportedProgram:
+    """The program as an ExportedProgram with flat positional inputs and a flat tuple of outputs. Weights are shared."""
+    graph = fx.Graph()
+    weights = program.weights()
+    lifted, specs = {}, []
+    for name, tensor in weights.items():
+        node = next(n for n in program.graph.nodes if n.op == "get_attr" and n.target == name)
+        kind, prefix = _kind(program, name)
+        lifted[name] = placeholder = graph.placeholder(f"{prefix}_{name.replace('.', '_')}")
+        placeholder.meta = dict(node.meta)
+        specs.append(InputSpec(kind, TensorArgument(placeholder.name), name, persistent=True if kind is InputKind.BUFFER else None))
+        del tensor
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            copies[node] = lifted[str(node.target)]
+            continue
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        if node.op == "placeholder":
+            specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(copies[node].name), None))
+    results = [copies[n] for n in program.outputs()]
+    signature = ExportGraphSignature(specs, [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in results])
+    parameters = {n: t for n, t in _stored(program).items() if isinstance(t, torch.nn.Parameter)}
+    buffers = {n: t for n, t in _stored(program).items() if n not in parameters}
+    return torch.export.ExportedProgram(
+        fx.GraphModule({}, graph),
+        graph,
+        signature,
+        {**parameters, **buffers},
+        ranges(program.graph, {d.symbol: (d.lower, d.upper) for d in program.signature.dims}),
+        [_call_entry(program, specs, results)],
+        (tuple(program.examples), {}),
+        constants={},
+    )
+
+
+def _stored(program: Program) -> dict[str, torch.Tensor]:
+    return {name: program.stored(name) for name in program.weights()}
+
+
+def _kind(program: Program, name: str) -> tuple[InputKind, str]:
+    return (InputKind.PARAMETER, "p") if isinstance(program.stored(name), torch.nn.Parameter) else (InputKind.BUFFER, "b")
+
+
+def _call_entry(program: Program, specs: list[InputSpec], results: list[fx.Node]) -> Any:
+    inputs: list[TensorArgument | SymIntArgument | ConstantArgument] = [s.arg for s in specs if s.kind is InputKind.USER_INPUT]  # type: ignore[misc]
+    _, in_spec = pytree.tree_flatten((tuple(program.examples), {}))
+    _, out_spec = pytree.tree_flatten(tuple(range(len(results))))
+    signature = torch.export.ModuleCallSignature(inputs, [TensorArgument(n.name) for n in results], in_spec, out_spec)  # type: ignore[arg-type]
+    return torch.export.ModuleCallEntry("", signature)

@@ -1,0 +1,25 @@
+"""Facts about operators: their names, and their arguments in one normal form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+
+def operator_name(target: Any) -> str:
+    """`aten.gelu` for the default overload, `aten.add.Tensor` for a named one, `getitem` for a Python operator."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target).removesuffix(".default")
+    return str(getattr(target, "__name__", target))
+
+
+def bound_arguments(node: fx.Node) -> dict[str, Any]:
+    """Every argument of a call of an ATen operator by its name in the schema, defaults filled in."""
+    assert isinstance(node.target, torch._ops.OpOverload), node.format_node()
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(node.target._schema.arguments):
+        given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
+        bound[argument.name] = given
+    return bound
