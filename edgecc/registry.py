@@ -42,7 +42,7 @@ class Registry:
 
     def add(self, found: type[Pass] | type[Target]) -> None:
         """Raises UsageError for a bad name and for one that is taken."""
-        table: dict[str, type] = self.passes if issubclass(found, Pass) else self.targets  # type: ignore[assignment]
+        table: dict[str, type] = self.passes if issubclass(found, Pass) else self.targets
         name = getattr(found, "name", None)
         if not isinstance(name, str) or not NAME.fullmatch(name.replace("_", "-")):
             raise UsageError(f"{found.__qualname__} in {_file(found)} has the name {name!r}, want lower-case words such as 'fuse-gelu'")

@@ -6,7 +6,7 @@ import inspect
 import re
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,31 @@ def trace(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
         for module in training:
             module.training = True
     return from_exported(exported, _symbol_names(exported, axes))
+
+
+def eager(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """The original model as a function of the program's flat inputs that returns its flat outputs.
+
+    `args`, `kwargs` are the example inputs that it was traced with: tensors among them are replaced in order, the
+    rest stays. It runs in eval mode without gradients; the model keeps its training flags.
+    """
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+
+    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = iter(inputs)
+        filled = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        positional, named = pytree.tree_unflatten([t.clone() if isinstance(t, torch.Tensor) else t for t in filled], spec)
+        training = [m for m in model.modules() if m.training]
+        try:
+            model.eval()
+            with torch.no_grad():
+                result = model(*positional, **named)
+        finally:
+            for module in training:
+                module.training = True
+        return tuple(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor))
+
+    return run
 
 
 def from_exported(exported: torch.export.ExportedProgram, dim_names: Mapping[str, str] | None = None) -> Program:

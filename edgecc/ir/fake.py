@@ -55,13 +55,22 @@ def size_text(size: int | torch.SymInt, names: Mapping[str, str]) -> int | str:
     return str(expression.subs({s: sympy.Symbol(names.get(str(s), str(s)), integer=True) for s in expression.free_symbols}))
 
 
+def evaluate(size: int | torch.SymInt, sizes: Mapping[str, int]) -> int:
+    """A dimension as a number, with `sizes` for the symbols. Raises KeyError for a symbol that has none."""
+    expression = size_expression(size)
+    if isinstance(expression, int):
+        return expression
+    return int(expression.subs({s: sizes[str(s)] for s in expression.free_symbols}))
+
+
 def ranges(graph: fx.Graph, limits: Mapping[str, tuple[int, int | None]]) -> dict[sympy.Symbol, ValueRanges[sympy.Expr]]:
     """Range constraints of an ExportedProgram for the symbols in the inputs: inclusive limits by symbol name."""
     found: dict[sympy.Symbol, ValueRanges[sympy.Expr]] = {}
     for node in graph.nodes:
         value = node.meta.get("val")
         for size in value.shape if node.op == "placeholder" and isinstance(value, torch.Tensor) else ():
-            for symbol in () if isinstance(size, int) else size.node.expr.free_symbols:
+            symbols: set[sympy.Symbol] = set() if isinstance(size, int) else size.node.expr.free_symbols
+            for symbol in symbols:
                 lower, upper = limits.get(str(symbol), (1, None))
                 found[symbol] = ValueRanges(lower, int_oo if upper is None else upper)
     return found

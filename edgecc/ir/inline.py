@@ -52,7 +52,7 @@ def _splice(graph: fx.Graph, call: fx.Node, body: fx.GraphModule, operands: tupl
                 raise CaptureError(f"a wrapped region holds a {inner.op} node, which cannot be inlined ({describe(call)})")
     for user in list(call.users):
         assert isinstance(results, (tuple, list))
-        user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index, call-overload]
+        user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
         graph.erase_node(user)
     graph.erase_node(call)
 

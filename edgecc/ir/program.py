@@ -17,7 +17,7 @@ from torch.fx.node import Argument
 
 from edgecc.errors import InternalError
 from edgecc.ir import provenance
-from edgecc.ir.fake import fake_mode, fake_weight
+from edgecc.ir.fake import fake_mode, fake_weight, size_expression
 from edgecc.ir.signature import Signature
 
 Target = Callable[..., Any]
@@ -83,6 +83,16 @@ class Program:
         """The tensors in use by name, a tied one once, in graph order."""
         names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")
         return {name: _get(self.module, name).detach() for name in names}
+
+    def example_sizes(self) -> dict[str, int]:
+        """The size of each symbol in the example inputs."""
+        sizes: dict[str, int] = {}
+        for node, example in zip(self.inputs(), self.examples, strict=True):
+            for size, found in zip(node.meta["val"].shape, example.shape, strict=True):
+                expression = size_expression(size)
+                if not isinstance(expression, int) and expression.is_Symbol:
+                    sizes[str(expression)] = found
+        return sizes
 
     # -- writing
 

@@ -13,6 +13,7 @@ from edgecc.ir import archive, verify
 from edgecc.ir.program import Program
 from edgecc.ir.text import to_text
 from edgecc.pipeline.base import Pass
+from edgecc.pipeline.blame import first_difference
 from edgecc.pipeline.context import PassContext
 from edgecc.pipeline.numerics import compare
 

@@ -39,9 +39,13 @@ class Capabilities:
 
 
 class Runner(ABC):
-    """Executes one artifact on one runtime. `runtime` names it, for example `qemu-aarch64 cortex-a72`."""
+    """Executes one artifact on one runtime. `runtime` names it, for example `qemu-aarch64 cortex-a72`.
+
+    `emulated` says that it is a slow emulation of another processor.
+    """
 
     runtime: str
+    emulated: bool = False
 
     @abstractmethod
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:

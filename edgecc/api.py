@@ -1,0 +1,77 @@
+"""The public Python API: compile, trace and load, over PyTorch modules, programs and files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgecc import compiler
+from edgecc.compiler import CompileResult, Job
+from edgecc.errors import UsageError
+from edgecc.ir import archive, capture
+from edgecc.ir.capture import Dims
+from edgecc.ir.program import Program
+from edgecc.options import CompileOptions
+from edgecc.recipe import Recipe
+from edgecc.registry import Registry
+from edgecc.targeting.base import Target
+
+Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+def trace(model: torch.nn.Module, example_inputs: Inputs, *, dims: Dims | None = None) -> Program:
+    """Trace a module. `example_inputs`: one tensor, the positional arguments, or the keyword arguments by name.
+
+    `dims` names dynamic axes by flat input name, as in `{"x": {0: Dim("batch", 1, 8)}}`. Raises CaptureError with
+    the source line of what could not be traced.
+    """
+    args, kwargs = _arguments(example_inputs)
+    return capture.trace(model, args, kwargs, dims=dims)
+
+
+def load(path: str | Path) -> Program:
+    """Load a `.pt2` archive without running a pickle. Raises RefusedError for one whose loading would run code."""
+    return archive.load(Path(path))
+
+
+def compile(
+    model: torch.nn.Module | Program,
+    example_inputs: Inputs = (),
+    *,
+    target: str | Target,
+    options: CompileOptions | None = None,
+    output: str | Path | None = None,
+    dims: Dims | None = None,
+    overwrite: bool = False,
+    load: Sequence[str | Path] = (),
+) -> CompileResult:
+    """Compile a module or program for a target, and verify the artifact on its runtime.
+
+    `output`: the run directory; a new temporary one if None. `load`: Python files with passes or targets.
+    Raises an EdgeccError; see `edgecc.errors` for the kinds.
+    """
+    registry = Registry.create(map(Path, load))
+    backend = registry.target(target)() if isinstance(target, str) else target
+    args, kwargs = _arguments(example_inputs)
+    if isinstance(model, Program):
+        program, original = model.snapshot(), model.snapshot().__call__
+    else:
+        program, original = capture.trace(model, args, kwargs, dims=dims), capture.eager(model, args, kwargs)
+    recipe = Recipe(target=backend.name, load=tuple(map(str, load)), target_options=asdict(backend), options=options or CompileOptions())
+    place = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="edgecc-")) / backend.name
+    return compiler.compile_job(Job(program, original, backend, recipe, registry, place, overwrite))
+
+
+def _arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Sequence):
+        return tuple(example_inputs), {}
+    raise UsageError(f"example_inputs is a {type(example_inputs).__name__}, want a tensor, a tuple or a dict")

@@ -1,0 +1,117 @@
+"""The run directory: written beside its place and renamed into it, so that a failure never leaves half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgecc.errors import RefusedError, UsageError
+
+SCHEMA = 1
+UNSIGNED = ("manifest.json", "report.json", "report.html", "remarks.jsonl")
+
+
+@contextmanager
+def staged(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder beside `output`; rename it to `output` at the end, or remove it on any exception.
+
+    Raises RefusedError where `output` exists and `overwrite` is false, or is not a run directory; UsageError where
+    it cannot be written.
+    """
+    check_output(output, overwrite=overwrite)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}", hint="name another folder with -o") from error
+    try:
+        beside.chmod(0o777 & ~_umask())
+        try:
+            yield beside
+        except OSError as error:
+            if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(beside):
+                raise
+            raise UsageError(f"cannot write {output}: {error.strerror}", hint="free some space or name another folder with -o") from error
+        check_output(output, overwrite=overwrite)
+        _move(beside, output)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Raise RefusedError where `output` may not be written; nothing is changed."""
+    if not output.exists() and not output.is_symlink():
+        return
+    if not overwrite:
+        raise RefusedError(f"{output} exists", hint="--overwrite to replace it, or another -o")
+    if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not (output / "manifest.json").is_file()):
+        raise RefusedError(f"{output} is not a run directory of edgecc, so it is not replaced", hint="name another folder with -o")
+
+
+def _move(beside: Path, output: Path) -> None:
+    if not output.exists():
+        beside.rename(output)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
+    output.rename(old / output.name)
+    beside.rename(output)
+    shutil.rmtree(old)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def digests(directory: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file that is the same in every run; reports with times in them are left out."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.relative_to(directory).as_posix() not in UNSIGNED)
+    return {p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+        )
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """manifest.json of a run directory. Raises UsageError where there is none, or one that is not ours."""
+    path = directory / "manifest.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{directory} is not a run directory: it has no manifest.json", hint="edgecc compile MODEL --target T -o DIR makes one"
+        )
+    try:
+        manifest = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+        raise UsageError(f"{path} has schema {found!r}, want {SCHEMA}", hint="compile the model again with this version")
+    return manifest
+
+
+def check_digests(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Files of the manifest that are missing or have changed since they were written."""
+    wrong = []
+    for name, want in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif path.stat().st_size != want["bytes"] or _sha256(path) != want["sha256"]:
+            wrong.append(f"{name} has changed since it was compiled")
+    return wrong

@@ -1,0 +1,183 @@
+"""Compile: trace, rewrite, check support, lower, run on the real runtime, compare, and write the run directory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgecc import artifact, data, reference, verification
+from edgecc.analysis.cost import cost
+from edgecc.diagnostics import Progress, Silent
+from edgecc.errors import CaptureError
+from edgecc.ir.program import Program
+from edgecc.options import CompileOptions
+from edgecc.pipeline import manager
+from edgecc.pipeline.base import REORDERED
+from edgecc.pipeline.context import PassContext, Sample
+from edgecc.pipeline.instruments import Dump, Instrument, StopAfter, VerifyNumerics, VerifyStructure
+from edgecc.pipeline.numerics import compare
+from edgecc.pipeline.spec import Pipeline, parse
+from edgecc.recipe import Recipe
+from edgecc.registry import Registry
+from edgecc.report import RecordCost, Report
+from edgecc.targeting import support
+from edgecc.targeting.base import Target
+
+Eager = Callable[..., tuple[torch.Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """`artifact` is the run directory, `program` what was lowered."""
+
+    artifact: Path
+    report: Report
+    program: Program
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compile: a traced program, the original model as a function of its flat inputs, and where to."""
+
+    program: Program
+    original: Eager
+    target: Target
+    recipe: Recipe
+    registry: Registry
+    output: Path
+    overwrite: bool = False
+    instruments: Sequence[Instrument] = ()
+    samples: Sequence[Sample] = ()
+    progress: Progress = field(default_factory=Silent)
+
+
+def compile_job(job: Job) -> CompileResult:
+    """Raises ContractError where the artifact differs from the model, UnsupportedError for operators that the target
+    lacks, RefusedError for an existing output. On any error nothing is left at `output`.
+    """
+    options = job.recipe.options
+    artifact.check_output(job.output, overwrite=job.overwrite)
+    pipeline = edited(job.target.pipeline(), options, job.registry)
+    with artifact.staged(job.output, overwrite=job.overwrite) as directory, one_thread():
+        report, context, outputs = begin(job)
+        instruments = [*checks(options), RecordCost(), *job.instruments]
+        if options.dump_ir:
+            instruments.append(Dump(directory / "ir"))
+        report.steps = timed(report, "passes", lambda: manager.run(pipeline, job.program, context, instruments))
+        context.origin = job.target.name
+        support.check(job.program, job.target.capabilities(), job.target.name)
+        job.progress.step(f"lowering for {job.target.name}")
+        lowered = timed(report, "lower", lambda: job.target.lower(job.program, directory, context))
+        report.model_bytes = (directory / lowered.deployable).stat().st_size
+        names = [s.name for s in job.program.signature.inputs], [s.name for s in job.program.signature.outputs]
+        reference.write(directory / "reference", names, context.samples, outputs)
+        (directory / "recipe.toml").write_text(job.recipe.to_toml())
+        manifest = _manifest(job, lowered.deployable, dict(lowered.facts), directory)
+        artifact.write_json(directory / "manifest.json", manifest)
+        if options.verify != "off":
+            timed(report, "verify", lambda: _verify(job, directory, manifest, report, context))
+        report.write(directory)
+    return CompileResult(job.output, report, job.program)
+
+
+def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]]:
+    """Run the original model on the samples and check that tracing kept its values.
+
+    Raises CaptureError where it did not: the model is random or depends on values that tracing fixed.
+    """
+    options = job.recipe.options
+    chosen = [*data.samples(job.program, seed=options.seed, count=options.cases), *job.samples]
+    report = Report(cost(job.program))
+    context = PassContext(chosen, options.seed, report.remarks, job.progress)
+    job.progress.step("running the original model")
+    outputs = [job.original(*sample) for sample in chosen]
+    why = compare(outputs, [job.program(*sample) for sample in chosen]).broken(REORDERED) if options.verify != "off" else ""
+    if why:
+        raise CaptureError(
+            f"the traced program does not compute what the model computes: {why}",
+            hint="does the model draw random numbers or branch on values of tensors?",
+        )
+    return report, context, outputs
+
+
+def checks(options: CompileOptions) -> list[Instrument]:
+    """The instruments that the options ask for."""
+    chosen: list[Instrument] = []
+    if options.verify != "off":
+        chosen.append(VerifyStructure())
+    if options.verify == "numerics":
+        chosen.append(VerifyNumerics())
+    if options.stop_after:
+        chosen.append(StopAfter(options.stop_after))
+    return chosen
+
+
+def edited(text: str, options: CompileOptions, registry: Registry) -> Pipeline:
+    """The pipeline text, or that of the options, with their insertions and without what they disable."""
+    pipeline = parse(options.pipeline or text, registry.passes)
+    for phase, added in options.insert:
+        pipeline = pipeline.with_inserted(phase, tuple(parse(added, registry.passes).passes()))
+    for name in options.disable:
+        pipeline = pipeline.without(name)
+    return pipeline
+
+
+def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report, context: PassContext) -> None:
+    job.progress.step("running the artifact and comparing it with the original model")
+    report.checks = verification.run_checks(job.target.runners(directory, manifest), directory)
+    tolerance = job.recipe.options.tolerance
+    lines = verification.broken(report.checks, tolerance)
+    if lines:
+        raise verification.mismatch(lines, verification.locate(job.program, job.target, context.samples[0], tolerance), job.target.name)
+
+
+def _manifest(job: Job, deployable: str, facts: dict[str, Any], directory: Path) -> dict[str, Any]:
+    return {
+        "schema": artifact.SCHEMA,
+        "target": job.target.name,
+        "target_options": asdict(job.target),
+        "model": job.recipe.model,
+        "deployable": deployable,
+        **verification.describe_interface(job.program.signature),
+        "seed": job.recipe.options.seed,
+        "tolerance": job.recipe.options.tolerance,
+        "facts": facts,
+        "versions": {name: _version(name) for name in ("edgecc", "torch", "numpy")},
+        "files": artifact.digests(directory),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
+
+
+def timed(report: Report, what: str, work: Callable[[], Any]) -> Any:
+    began = time.perf_counter()
+    result = work()
+    report.seconds[what] = time.perf_counter() - began
+    return result
+
+
+@contextmanager
+def _threads(count: int) -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Run PyTorch on one thread: reductions split over threads would round differently with another number of them."""
+    return _threads(1) if torch.get_num_threads() != 1 else nullcontext()

@@ -1,0 +1,63 @@
+"""References: seeded inputs and the original model's outputs, stored beside the artifact and compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgecc.errors import UsageError
+from edgecc.pipeline.context import Sample
+from edgecc.pipeline.numerics import Distance, compare
+from edgecc.targeting.base import Arrays, Runner
+
+Outputs = tuple[torch.Tensor, ...]
+
+
+def write(directory: Path, names: tuple[Sequence[str], Sequence[str]], samples: Sequence[Sample], outputs: Sequence[Outputs]) -> None:
+    """Write `case-NN.npz` files; `names` are those of the inputs and of the outputs.
+
+    Keys are `input/NAME` and `output/NAME`. bfloat16, which numpy lacks, is stored as float32.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for index, (sample, result) in enumerate(zip(samples, outputs, strict=True)):
+        arrays = {f"input/{n}": to_numpy(t) for n, t in zip(names[0], sample, strict=True)}
+        arrays |= {f"output/{n}": to_numpy(t) for n, t in zip(names[1], result, strict=True)}
+        np.savez(directory / f"case-{index:02d}.npz", **arrays)  # type: ignore[arg-type]
+
+
+def read(directory: Path) -> list[tuple[Arrays, Arrays]]:
+    """Inputs and outputs by name of every stored case. Raises UsageError where there is none or one is damaged."""
+    cases = []
+    for path in sorted(directory.glob("case-*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from error
+        cases.append(tuple({k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(side)} for side in ("input/", "output/")))
+    if not cases:
+        raise UsageError(f"{directory} holds no reference case")
+    return cases  # type: ignore[return-value]
+
+
+def run_cases(runner: Runner, cases: Sequence[tuple[Arrays, Arrays]]) -> Distance:
+    """The worst distance of the artifact's outputs to the stored ones."""
+    got = [runner.run(inputs) for inputs, _ in cases]
+    return compare([_ordered(want, want) for _, want in cases], [_ordered(want, have) for (_, want), have in zip(cases, got, strict=True)])
+
+
+def _ordered(want: Arrays, have: Mapping[str, np.ndarray[Any, Any]]) -> list[torch.Tensor]:
+    missing = [name for name in want if name not in have]
+    if missing:
+        raise UsageError(f"the artifact gave no output {missing}; it gave {list(have)}")
+    return [torch.from_numpy(np.ascontiguousarray(have[name])).reshape(have[name].shape) for name in want]
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    detached = tensor.detach().cpu().contiguous()
+    array: np.ndarray[Any, Any] = (detached.float() if detached.dtype == torch.bfloat16 else detached).numpy()
+    return array

@@ -1,0 +1,76 @@
+"""Report: what a compile did, as the one object that report.json, remarks.jsonl and the printed summary come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgecc.analysis.cost import Cost, cost
+from edgecc.artifact import write_json
+from edgecc.diagnostics import Remarks
+from edgecc.ir.program import Program
+from edgecc.pipeline.context import PassContext
+from edgecc.pipeline.instruments import Instrument, Step
+from edgecc.pipeline.numerics import Distance
+
+
+@dataclass(frozen=True)
+class RuntimeCheck:
+    """One runtime that executed the artifact, on how many cases, and how far it was from the original model."""
+
+    runtime: str
+    cases: int
+    distance: Distance
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"runtime": self.runtime, "cases": self.cases, **self.distance.as_dict()}
+
+
+@dataclass
+class Report:
+    """`original` is the traced model's cost; `checks` has the most faithful runtime first."""
+
+    original: Cost
+    steps: Sequence[Step] = ()
+    checks: list[RuntimeCheck] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
+    model_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The documented keys of report.json."""
+        return {
+            "schema": 1,
+            "passes": [_step(s) for s in self.steps],
+            "verify": {**self.checks[0].as_dict(), "runtimes": [c.as_dict() for c in self.checks]} if self.checks else None,
+            "size_bytes": {"model": self.model_bytes, "original_weights": self.original.bytes},
+            "original": self.original.as_dict(),
+            "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
+        }
+
+    def write(self, directory: Path) -> None:
+        """Write report.json and remarks.jsonl."""
+        write_json(directory / "report.json", self.as_dict())
+        (directory / "remarks.jsonl").write_text("".join(json.dumps(r.as_dict()) + "\n" for r in self.remarks))
+
+
+class RecordCost(Instrument):
+    """Put nodes, parameters, bytes and MACs after each changing pass into its step."""
+
+    def after(self, step: Step, program: Program, context: PassContext) -> None:
+        found = cost(program)
+        step.facts |= {"nodes": found.nodes, "parameters": found.parameters, "bytes": found.bytes, "macs": found.macs}
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.pass_.name,
+        "spec": str(step.pass_),
+        "phase": step.phase,
+        "rewrites": step.rewrites,
+        "seconds": round(step.seconds, 4),
+        **step.facts,
+    }
