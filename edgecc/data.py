@@ -31,11 +31,11 @@ def samples(program: Program, *, seed: int, count: int = 3) -> list[Sample]:
     """
     generator = torch.Generator().manual_seed(seed)
     cases = list(_sizes(program))
-    limits = {node.name: _table_rows(node) for node in program.inputs()}
+    limits = [_table_rows(node) for node in program.inputs()]
     return [
         tuple(
-            _draw(spec, example, cases[i % len(cases)], limits[spec.name], i, generator)
-            for spec, example in zip(program.signature.inputs, program.examples, strict=True)
+            _draw(spec, example, cases[i % len(cases)], rows, i, generator)
+            for spec, example, rows in zip(program.signature.inputs, program.examples, limits, strict=True)
         )
         for i in range(count)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,17 +15,22 @@ from edgecc.pipeline.base import Pass
 from edgecc.pipeline.context import PassContext
 
 
-class _Function(torch.nn.Module):
+def _module(function: Callable[..., Any]) -> torch.nn.Module:
     """A module whose forward is a function, so that the function's parameters name the inputs."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.forward = function
+    def forward(self: torch.nn.Module, *inputs: Any) -> Any:
+        return function(*inputs)
+
+    own = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    forward.__signature__ = inspect.Signature([*own, *inspect.signature(function).parameters.values()])  # type: ignore[attr-defined]
+    kind = type("Function", (torch.nn.Module,), {"forward": forward})
+    module: torch.nn.Module = kind()
+    return module
 
 
 def trace_function(function: Callable[..., Any] | torch.nn.Module, *inputs: Any, dims: Dims | None = None) -> Program:
     """Trace a function of tensors, or a module, at example inputs."""
-    return trace(function if isinstance(function, torch.nn.Module) else _Function(function), inputs, dims=dims)
+    return trace(function if isinstance(function, torch.nn.Module) else _module(function), inputs, dims=dims)
 
 
 def operators(program: Program) -> list[str]:

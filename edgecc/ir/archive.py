@@ -1,15 +1,14 @@
 """Save a Program as a `.pt2` archive of torch.export and load one back, without a pickle that could run code.
 
 The graph is lifted by hand (weights become parameters, buffers and constants of the ExportedProgram) rather than
-traced again: names, symbols and provenance stay, and it costs no second trace. Names of dynamic dimensions and of
-outputs, which torch.export does not keep, travel in an extra JSON entry.
+traced again: names, symbols and provenance stay, and it costs no second trace. Names of inputs, outputs and
+dynamic dimensions, which torch.export does not keep, travel in an extra JSON entry.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +27,7 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 
 from edgecc.ir.archive_safety import check_archive
-from edgecc.ir.capture import from_exported
+from edgecc.ir.capture import Names, from_exported
 from edgecc.ir.fake import ranges
 from edgecc.ir.program import Program
 
@@ -37,7 +36,12 @@ _NAMES = "edgecc.json"
 
 def save(program: Program, file: Path | IO[bytes]) -> None:
     """Write `program` as a `.pt2` that edgecc and torch.export.load both read."""
-    names = {"dims": {d.symbol: d.name for d in program.signature.dims}, "outputs": [s.name for s in program.signature.outputs]}
+    signature = program.signature
+    names = {
+        "inputs": [s.name for s in signature.inputs],
+        "outputs": [s.name for s in signature.outputs],
+        "dims": {d.symbol: d.name for d in signature.dims},
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(export(program), file, extra_files={_NAMES: json.dumps(names, sort_keys=True)})
@@ -53,12 +57,10 @@ def load(path: Path) -> Program:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.load(path, extra_files=extra)
-    names = json.loads(extra[_NAMES]) if extra[_NAMES] else {"dims": {}, "outputs": None}
-    program = from_exported(exported, names["dims"])
-    if names["outputs"]:
-        outputs = tuple(replace(s, name=n) for s, n in zip(program.signature.outputs, names["outputs"], strict=True))
-        program.signature = replace(program.signature, outputs=outputs)
-    return program
+    if not extra[_NAMES]:
+        return from_exported(exported)
+    names = json.loads(extra[_NAMES])
+    return from_exported(exported, Names(tuple(names["inputs"]), tuple(names["outputs"]), names["dims"]))
 
 
 def export(program: Program) -> torch.export.ExportedProgram:

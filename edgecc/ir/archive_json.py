@@ -11,7 +11,7 @@ What torch 2.13 does with them, and the rule that closes each:
   model): only registered operators of known namespaces and listed arithmetic pass, and no operator that opens files;
 * tree specs import modules by name for `defaultdict` factories and enums: only containers without an import pass;
 * operators of an extension (`#name:...`), torchbind objects and pickled tensors run code of their own: refused;
-* guards (`guards_code`) are Python that `ExportedProgram.module(check_guards=True)` executes: the checked copy holds none.
+* guards (`guards_code`) are Python that `ExportedProgram.module(check_guards=True)` executes: they are erased.
 """
 
 from __future__ import annotations
@@ -29,26 +29,32 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _WEIGHT_PATH = re.compile(r"[^\"'\\\x00-\x1f\x7f\u2028\u2029]*\Z")
 _PAYLOAD = re.compile(r"(weight|tensor)_\d+\Z")
 _OPERATOR = re.compile(r"torch\.ops\.(?P<space>[A-Za-z]\w*)\.(?P<name>\w+)(\.(?P<overload>\w+))?\Z")
-_NAMESPACES = frozenset("aten prims quantized_decomposed quantized torchvision torchao mkldnn higher_order".split())
-_OPENS_FILES = frozenset({"from_file", "save", "load"})
+_NAMESPACES = frozenset(["aten", "prims", "quantized_decomposed", "quantized", "torchvision", "torchao", "mkldnn"])
+_OPENS_FILES = frozenset(["from_file", "save", "load"])
 _REGIONS = frozenset(
-    "wrap_with_set_grad_enabled wrap_with_autocast cond while_loop map_impl scan associative_scan flex_attention".split(),
+    ["wrap_with_set_grad_enabled", "wrap_with_autocast", "cond", "while_loop", "map_impl", "scan", "associative_scan", "flex_attention"],
 )
-_ARITHMETIC = frozenset(
-    {
-        f"_operator.{n}"
-        for n in "eq ne le ge lt gt neg pos mul add sub floordiv mod pow truediv and_ or_ not_ lshift rshift getitem".split()
-    }
-    | {f"math.{n}" for n in "trunc floor ceil".split()}
-    | {f"torch.sym_{n}" for n in "not int float ite max min sqrt sum".split()}
-    | {f"torch._sym_{n}" for n in "sqrt log2".split()}
-)
-_SYMPY_CLASSES = frozenset(
-    """Symbol Integer Float Rational Add Mul Pow Max Min Mod Abs floor ceiling Eq Ne Lt Le Gt Ge And Or Not Equality Unequality
+_ARITHMETIC_NAMES = """
+    _operator.eq _operator.ne _operator.le _operator.ge _operator.lt _operator.gt _operator.neg _operator.pos _operator.mul
+    _operator.add _operator.sub _operator.floordiv _operator.mod _operator.pow _operator.truediv _operator.and_ _operator.or_
+    _operator.not_ _operator.lshift _operator.rshift _operator.getitem math.trunc math.floor math.ceil torch.sym_not
+    torch.sym_int torch.sym_float torch.sym_ite torch.sym_max torch.sym_min torch.sym_sqrt torch.sym_sum torch._sym_sqrt
+"""
+_SYMPY_NAMES = """
+    Symbol Integer Float Rational Add Mul Pow Max Min Mod Abs floor ceiling Eq Ne Lt Le Gt Ge And Or Not Equality Unequality
     StrictLessThan LessThan StrictGreaterThan GreaterThan FloorDiv ModularIndexing Where PythonMod CleanDiv CeilToInt FloorToInt
     CeilDiv LShift RShift PowByNatural FloatPow FloatTrueDiv IntTrueDiv IsNonOverlappingAndDenseIndicator TruncToFloat TruncToInt
-    RoundToInt RoundDecimal ToFloat Identity""".split()
-)
+    RoundToInt RoundDecimal ToFloat Identity
+"""
+_MAP_FIELDS = """
+    tensor_values sym_int_values sym_bool_values sym_float_values custom_obj_values range_constraints opset_version
+    treespec_namedtuple_fields metadata as_string_to_argument config
+"""
+_DUNDER_NAMES = "__and__ __or__ __xor__ __lshift__ __rshift__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__"
+_ARITHMETIC = frozenset(_ARITHMETIC_NAMES.split())
+_SYMPY_CLASSES = frozenset(_SYMPY_NAMES.split())
+_MAPS = frozenset(_MAP_FIELDS.split())
+_DUNDER_OPERATORS = frozenset(_DUNDER_NAMES.split())
 _EXPRESSION_NODES = (
     ast.BinOp,
     ast.UnaryOp,
@@ -59,25 +65,21 @@ _EXPRESSION_NODES = (
 _CONTAINERS = frozenset(
     {"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", "collections.deque", "builtins.NoneType"}
 )
-_MAPS = frozenset(
-    """tensor_values sym_int_values sym_bool_values sym_float_values custom_obj_values range_constraints opset_version
-    treespec_namedtuple_fields metadata as_string_to_argument config""".split()
-)
 
 
 def check_model_json(model: Any, entry: str) -> None:
-    """Check a parsed `models/*.json` (or an older `serialized_exported_program.json`).
+    """Check a parsed `models/*.json` (or an older `serialized_exported_program.json`), and erase its guards.
 
     Raises RefusedError that names the entry and the offending text, UsageError where it is not an exported model.
     """
     if not isinstance(model, dict) or not isinstance(model.get("graph_module"), dict):
         raise UsageError(f"{entry} of the archive is not an exported model")
     for field, value in _fields(model):
-        check = _CHECKS.get(field)
-        if check is not None and not isinstance(value, dict):
-            check(value, entry)
+        if field in _CHECKS:
+            _CHECKS[field](value, entry)
         elif field in _REFUSED and value is not None:
             raise _refused(entry, f"it holds {_REFUSED[field]}")
+    model["guards_code"] = []
 
 
 def check_payload_json(payloads: Any, entry: str) -> None:
@@ -128,14 +130,12 @@ def _check_target(value: Any, entry: str) -> None:
     if value in _ARITHMETIC:
         return
     match = _OPERATOR.match(value) if isinstance(value, str) else None
-    plain = match is not None and not any(part.startswith("__") and part not in _DUNDER_OPS for part in value.split("."))
-    if match and plain and match["space"] in _NAMESPACES and match["name"] not in _OPENS_FILES:
-        if (match["space"] == "higher_order") == (match["overload"] is None) and (match["overload"] or match["name"] in _REGIONS):
-            return
+    plain = match is not None and not any(part.startswith("__") and part not in _DUNDER_OPERATORS for part in value.split("."))
+    if match and plain and match["space"] == "higher_order" and match["overload"] is None and match["name"] in _REGIONS:
+        return
+    if match and plain and match["space"] in _NAMESPACES and match["overload"] and match["name"] not in _OPENS_FILES:
+        return
     raise _refused(entry, f"it calls {_short(value)}, which is not one of the operators that a model may call")
-
-
-_DUNDER_OPS = frozenset("__and__ __or__ __xor__ __lshift__ __rshift__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split())
 
 
 def _check_expression(value: Any, entry: str) -> None:
@@ -154,7 +154,7 @@ def _is_size(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
         return isinstance(node.value, (int, float))
     if isinstance(node, ast.Name):
-        return node.id not in _SYMPY_CLASSES and re.match(r"-?(s|u|zf|zuf|int_oo|oo)\d*\Z|true\Z|false\Z", node.id) is not None
+        return node.id not in _SYMPY_CLASSES and re.match(r"((s|u|zf|zuf)\d+|int_oo|oo|true|false)\Z", node.id) is not None
     if isinstance(node, ast.Compare):
         return all(map(_is_size, [node.left, *node.comparators])) and all(isinstance(o, _EXPRESSION_NODES) for o in node.ops)
     if isinstance(node, ast.BinOp):
@@ -187,14 +187,19 @@ def _check_tree(value: Any, entry: str) -> None:
 
 def _check_tree_node(node: dict[str, Any], entry: str) -> None:
     kind, context = node["type"], node["context"]
-    if kind == "collections.defaultdict" or (isinstance(context, str) and "__enum__" in json.dumps(json.loads(context))):
+    if kind == "collections.defaultdict" or _names_an_enum(context):
         raise _refused(entry, f"its inputs or outputs hold {kind} with {_short(context)}, for which torch imports a module by name")
-    if kind == "builtins.dict":
-        for key in json.loads(context):
-            if not isinstance(key, (str, int, float, bool, type(None))) or not _WEIGHT_PATH.match(str(key)):
-                raise _refused(entry, f"the key {_short(key)} of its inputs or outputs holds quotes or control characters")
     for child in node["children_spec"]:
         _check_tree_node(child, entry)
+
+
+def _names_an_enum(context: Any) -> bool:
+    """Whether the context of a tree node, JSON in text for most types, holds an object that torch resolves by import."""
+    try:
+        content = json.loads(context) if isinstance(context, str) else context
+    except ValueError:
+        return False
+    return '"__enum__"' in json.dumps(content)
 
 
 def _check_input_tree(value: Any, entry: str) -> None:
@@ -207,14 +212,11 @@ def _check_input_tree(value: Any, entry: str) -> None:
             _check_name(name, entry)
 
 
-def _check_no_guard(value: Any, entry: str) -> None:
-    if value:
-        raise _refused(entry, f"it holds guards, which are Python code: {_short(value)}")
-
-
-def _check_hint(value: Any, entry: str) -> None:
-    if value is not None and not isinstance(value, (int, float)):
-        raise _refused(entry, f"the size hint {_short(value)} is not a number")
+def _check_number(value: Any, entry: str) -> None:
+    """A bound, or a hint as `{"as_int": 6}`."""
+    for number in value.values() if isinstance(value, dict) else [value]:
+        if number is not None and not isinstance(number, (int, float)) and number not in ("Infinity", "-Infinity"):
+            raise _refused(entry, f"the bound or hint of a size, {_short(number)}, is not a number")
 
 
 _CHECKS: dict[str, Callable[[Any, str], None]] = {
@@ -231,10 +233,9 @@ _CHECKS: dict[str, Callable[[Any, str], None]] = {
     "expr_str": _check_expression,
     "in_spec": _check_input_tree,
     "out_spec": _check_tree,
-    "guards_code": _check_no_guard,
-    "hint": _check_hint,
-    "min_val": _check_hint,
-    "max_val": _check_hint,
+    "hint": _check_number,
+    "min_val": _check_number,
+    "max_val": _check_number,
 }
 _REFUSED = {"custom_obj": "a torchbind object", "as_custom_obj": "a torchbind object", "custom_obj_name": "a torchbind object"}
 

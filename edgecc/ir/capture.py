@@ -7,6 +7,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,20 +34,20 @@ def trace(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     `{"batch_ids": {0: Dim("batch", 1, 8)}}`. The same name is the same size everywhere.
     Raises CaptureError with the user's source line, UsageError for dims of an input that does not exist.
     """
-    kwargs = dict(kwargs or {})
-    dynamic_shapes, axes = _dynamic_shapes(model, tuple(args), kwargs, dims or {})
+    arguments, positional, named = _bind(model, args, kwargs)
+    dynamic_shapes = _dynamic_shapes(arguments, dims or {})
     training = [m for m in model.modules() if m.training]
     try:
         model.eval()
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes)
+            exported = torch.export.export(model, positional, named, dynamic_shapes=dynamic_shapes)
     except Exception as error:
         raise CaptureError(f"torch.export could not trace {type(model).__name__}: {_first_line(error)}{_user_frame(error)}") from error
     finally:
         for module in training:
             module.training = True
-    return from_exported(exported, _symbol_names(exported, axes))
+    return from_exported(exported, _names(exported, arguments, dims or {}))
 
 
 def eager(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Callable[..., tuple[torch.Tensor, ...]]:
@@ -55,7 +56,7 @@ def eager(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     `args`, `kwargs` are the example inputs that it was traced with: tensors among them are replaced in order, the
     rest stays. It runs in eval mode without gradients; the model keeps its training flags.
     """
-    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+    leaves, spec = pytree.tree_flatten(_bind(model, args, kwargs)[1:])
 
     def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = iter(inputs)
@@ -74,10 +75,18 @@ def eager(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     return run
 
 
-def from_exported(exported: torch.export.ExportedProgram, dim_names: Mapping[str, str] | None = None) -> Program:
-    """Make a Program of an ExportedProgram. `dim_names`: names for the symbols of its dynamic sizes.
+@dataclass(frozen=True)
+class Names:
+    """Names that an ExportedProgram does not keep; None or a missing symbol stands for torch.export's own."""
 
-    Raises CaptureError for a model that keeps state between runs."""
+    inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    dims: Mapping[str, str] = field(default_factory=dict)
+
+
+def from_exported(exported: torch.export.ExportedProgram, names: Names | None = None) -> Program:
+    """Make a Program of an ExportedProgram. Raises CaptureError for a model that keeps state between runs."""
+    names = names or Names()
     exported = functionalize(exported)
     _refuse_state(exported)
     with warnings.catch_warnings():
@@ -86,55 +95,73 @@ def from_exported(exported: torch.export.ExportedProgram, dim_names: Mapping[str
     assert isinstance(module, fx.GraphModule)
     inline_regions(module)
     _remove_assertions(module.graph)
-    names = _output_names(exported)
+    output_names = _output_names(exported)
     inputs = _flatten_inputs(module.graph)
-    outputs = _flatten_outputs(module.graph, names)
+    outputs = _flatten_outputs(module.graph, output_names)
     _inherit_backwards(module.graph)
     module.graph.eliminate_dead_code()
     module.graph.set_codegen(fx.graph.CodeGen())
     owner = fx.GraphModule(module, module.graph, "Program")  # a fresh root: no input hooks, only the weights in use
-    return Program(owner, _signature(exported, inputs, outputs, dim_names or {}), _examples(exported))
+    resolved = Names(names.inputs or tuple(n.name for n in inputs), names.outputs or tuple(n for n, _ in outputs), names.dims)
+    return Program(owner, _signature(exported, inputs, [node for _, node in outputs], resolved), _examples(exported))
 
 
-def _dynamic_shapes(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dims: Dims
-) -> tuple[Any, list[Mapping[int, Dim]]]:
-    """`dims` as torch.export wants them, and the same flat, one entry for each leaf of the inputs."""
-    paths = [p for p, _ in pytree.tree_flatten_with_path(_named_arguments(model, args, kwargs))[0]]
-    names = ["_".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path) for path in paths]
+def _bind(
+    model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], tuple[Any, ...], dict[str, Any]]:
+    """The arguments by parameter name, and as positional and keyword arguments in the order of the parameters."""
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **(kwargs or {}))
+    except TypeError as error:
+        raise UsageError(f"the example inputs do not fit forward of {type(model).__name__}: {error}") from error
+    return dict(bound.arguments), tuple(args), {k: v for k, v in _flat_keywords(bound).items() if k in (kwargs or {})}
+
+
+def _flat_keywords(bound: inspect.BoundArguments) -> dict[str, Any]:
+    variadic = [p.name for p in bound.signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    flat = {k: v for k, v in bound.arguments.items() if k not in variadic}
+    return flat | {k: v for name in variadic for k, v in bound.arguments.get(name, {}).items()}
+
+
+def _leaf_names(arguments: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Every leaf with its flat name: the keys on the way to it, joined by `_`."""
+    return [("_".join(map(_key_text, path)), leaf) for path, leaf in pytree.tree_flatten_with_path(arguments)[0]]
+
+
+def _key_text(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", ""))))
+
+
+def _dynamic_shapes(arguments: dict[str, Any], dims: Dims) -> Any:
+    """`dims` as torch.export wants them: nested as the arguments, with a dict of axes for each tensor."""
+    names = [name for name, _ in _leaf_names(arguments)]
     unknown = [name for name in dims if name not in names]
     if unknown:
         raise UsageError(f"dynamic dimensions were given for {unknown[0]!r}, which is no input", hint=nearest(unknown[0], names))
-    axes = [dims.get(name, {}) for name in names]
     if not dims:
-        return None, axes
-    torch_dims = {d.name: torch.export.Dim(d.name, min=d.lower, max=d.upper) for by_axis in axes for d in by_axis.values()}
-    leaves = iter(axes)
+        return None
+    torch_dims = {d.name: torch.export.Dim(d.name, min=d.lower, max=d.upper) for by_axis in dims.values() for d in by_axis.values()}
+    axes = iter([dims.get(name, {}) for name in names])
 
     def shapes(leaf: Any) -> dict[int, Any] | None:
-        by_axis = next(leaves)
+        by_axis = next(axes)
         return {axis: torch_dims[d.name] for axis, d in by_axis.items()} if isinstance(leaf, torch.Tensor) else None
 
-    return pytree.tree_map(shapes, _named_arguments(model, args, kwargs)), axes
+    return pytree.tree_map(shapes, arguments)
 
 
-def _named_arguments(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by parameter name; `*args` stay a tuple, `**kwargs` a dict, as torch.export names them."""
-    try:
-        return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-    except TypeError as error:
-        raise UsageError(f"the example inputs do not fit forward of {type(model).__name__}: {error}") from error
-
-
-def _symbol_names(exported: torch.export.ExportedProgram, axes: list[Mapping[int, Dim]]) -> dict[str, str]:
+def _names(exported: torch.export.ExportedProgram, arguments: dict[str, Any], dims: Dims) -> Names:
+    """Names of the inputs, and of the symbols that stand for the dynamic dimensions."""
     values = {n.name: n.meta.get("val") for n in exported.graph.nodes if n.op == "placeholder"}
-    leaves = [values[str(name)] for name in exported.graph_signature.user_inputs if str(name) in values]
-    return {
+    tensors = [v for v in (values.get(str(name)) for name in exported.graph_signature.user_inputs) if isinstance(v, torch.Tensor)]
+    names = [name for name, leaf in _leaf_names(arguments) if isinstance(leaf, torch.Tensor)]
+    symbols = {
         str(value.shape[axis]): dim.name
-        for value, by_axis in zip(leaves, axes, strict=False)
-        for axis, dim in by_axis.items()
+        for name, value in zip(names, tensors, strict=True)
+        for axis, dim in dims.get(name, {}).items()
         if isinstance(value.shape[axis], torch.SymInt)
     }
+    return Names(tuple(names), None, symbols)
 
 
 def _examples(exported: torch.export.ExportedProgram) -> tuple[torch.Tensor, ...]:
@@ -188,7 +215,7 @@ def _output_names(exported: torch.export.ExportedProgram) -> list[str]:
     paths = [path for path, _ in pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(spec.num_leaves)), spec))[0]]
     names = []
     for path in paths:
-        parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path]
+        parts = [_key_text(key) for key in path]
         name = ".".join(parts)
         names.append(name if parts and not parts[0].isdigit() else f"output_{name}" if parts else "output")
     return names
@@ -202,23 +229,22 @@ def _inherit_backwards(graph: fx.Graph) -> None:
             provenance.inherit(node, node.users)
 
 
-def _signature(
-    exported: torch.export.ExportedProgram, inputs: list[fx.Node], outputs: list[tuple[str, fx.Node]], names: Mapping[str, str]
-) -> Signature:
+def _signature(exported: torch.export.ExportedProgram, inputs: list[fx.Node], outputs: list[fx.Node], names: Names) -> Signature:
     dims = []
     for symbol, limits in exported.range_constraints.items():
         upper = int(limits.upper) if limits.upper.is_finite and int(limits.upper) < UNBOUNDED else None
-        dims.append(Dim(names.get(str(symbol), str(symbol)), max(int(limits.lower), 1), upper, str(symbol)))
+        dims.append(Dim(names.dims.get(str(symbol), str(symbol)), max(int(limits.lower), 1), upper, str(symbol)))
     renamed = {d.symbol: d.name for d in dims}
+    used = {s for node in inputs for size in node.meta["val"].shape for s in size_symbols(size)}
 
     def spec(name: str, node: fx.Node) -> TensorSpec:
         value = node.meta["val"]
         return TensorSpec(name, value.dtype, tuple(size_text(s, renamed) for s in value.shape))
 
-    used = {s for node in inputs for size in node.meta["val"].shape for s in size_symbols(size)}
+    assert names.inputs is not None and names.outputs is not None
     return Signature(
-        tuple(spec(n.name, n) for n in inputs),
-        tuple(spec(name, n) for name, n in outputs),
+        tuple(spec(n, i) for n, i in zip(names.inputs, inputs, strict=True)),
+        tuple(spec(n, o) for n, o in zip(names.outputs, outputs, strict=True)),
         tuple(d for d in dims if d.symbol in used),
     )
 

@@ -6,12 +6,16 @@ the same symbols as the rest of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import sympy
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
@@ -27,6 +31,22 @@ def fake_mode(graph: fx.Graph) -> FakeTensorMode:
         if isinstance(value, FakeTensor):
             return value.fake_mode
     raise InternalError("no node of the graph has a fake value, so no new one can be inferred")
+
+
+def infer(graph: fx.Graph, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The value of a call on fake arguments.
+
+    Sizes stay symbolic: the C++ body of a composite operator such as `aten.pad` would read them as ints, which turns a
+    dynamic dimension into its example for the whole graph; torch.export traces with torch's Python bodies instead, and
+    so does this. They are slower, and only used where a size is dynamic.
+    """
+    dynamic = any(_is_dynamic(leaf) for leaf in pytree.tree_leaves((tuple(args), dict(kwargs))))
+    with enable_python_dispatcher() if dynamic else nullcontext(), fake_mode(graph), torch.no_grad():
+        return target(*args, **kwargs)
+
+
+def _is_dynamic(value: object) -> bool:
+    return isinstance(value, torch.SymInt) or (isinstance(value, torch.Tensor) and any(isinstance(s, torch.SymInt) for s in value.shape))
 
 
 def fake_weight(graph: fx.Graph, tensor: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,12 @@ def operator_name(target: Any) -> str:
     return str(getattr(target, "__name__", target))
 
 
+def short_name(target: Any) -> str:
+    """`gelu`, `add`, `getitem`: what a node that calls the operator is named."""
+    parts = operator_name(target).split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
 def bound_arguments(node: fx.Node) -> dict[str, Any]:
     """Every argument of a call of an ATen operator by its name in the schema, defaults filled in."""
     assert isinstance(node.target, torch._ops.OpOverload), node.format_node()

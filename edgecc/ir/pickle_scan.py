@@ -2,8 +2,8 @@
 
 A pickle runs code through the callables that it names, so its names decide. `GLOBAL` and `INST` carry their name in
 the opcode. `STACK_GLOBAL` takes it from the stack: it counts as resolved only where the two values on top are string
-literals or memo entries known to be one, pushed right before it. Everything else (extension registry, persistent ids
-that are not tuples of torch, computed names) is reported as unresolved, and a caller that wants safety refuses it.
+literals or memo entries known to be one, pushed right before it. Everything else (the extension registry,
+computed names) is reported as unresolved, and a caller that wants safety refuses it.
 """
 
 from __future__ import annotations
@@ -13,37 +13,23 @@ import pickletools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_PUSH = frozenset(
-    ["STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"],
-)
+_PUSH = frozenset(["STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"])
 _PUT = frozenset(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"])
 _GET = frozenset(["GET", "BINGET", "LONG_BINGET"])
-_STORAGES = ["Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexDouble", "ComplexFloat"]
-_SCALARS = [
-    "float64",
-    "float32",
-    "float16",
-    "bfloat16",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "bool",
-    "complex64",
-    "complex128",
-]
+_STILL = frozenset(["FRAME", "PROTO"])
+_STORAGES = "Double Float Half BFloat16 Long Int Short Char Byte Bool ComplexDouble ComplexFloat"
+_DTYPES = """
+    float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool complex64 complex128
+    float8_e4m3fn float8_e5m2 quint8 qint8 qint32
+"""
 
 #: Names that rebuild tensors and plain containers, and do nothing else. `torch.storage._load_from_bytes` is not among them: it unpickles.
 WEIGHT_GLOBALS = frozenset(
     {"collections.OrderedDict", "collections.Counter", "_codecs.encode", "torch.Size", "torch.Tensor", "torch.device"}
     | {"torch.nn.parameter.Parameter", "torch.storage.UntypedStorage", "torch.storage.TypedStorage"}
     | {f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "parameter", "parameter_with_state", "qtensor", "sparse_tensor")}
-    | {f"torch.{kind}Storage" for kind in _STORAGES}
-    | {f"torch.{kind}" for kind in (*_SCALARS, "float8_e4m3fn", "float8_e5m2", "quint8", "qint8", "qint32")}
+    | {f"torch.{kind}Storage" for kind in _STORAGES.split()}
+    | {f"torch.{kind}" for kind in _DTYPES.split()}
     | {"torch.per_tensor_affine", "torch.per_channel_affine", "torch.serialization._get_layout", "torch.strided"}
 )
 

@@ -17,7 +17,8 @@ from torch.fx.node import Argument
 
 from edgecc.errors import InternalError
 from edgecc.ir import provenance
-from edgecc.ir.fake import fake_mode, fake_weight, size_expression
+from edgecc.ir.fake import fake_weight, infer, size_expression
+from edgecc.ir.ops import short_name
 from edgecc.ir.signature import Signature
 
 Target = Callable[..., Any]
@@ -127,7 +128,7 @@ class Program:
         """
         args, kwargs = self._as_arguments(node, args), dict(zip(kwargs, self._as_arguments(node, tuple(kwargs.values())), strict=True))
         with self.graph.inserting_before(node):
-            new = self.graph.call_function(target, args, kwargs)
+            new = self.graph.create_node("call_function", target, args, kwargs, name=short_name(target))
         self.infer(new)
         provenance.inherit(new, [node])
         return new
@@ -157,8 +158,7 @@ class Program:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         target = node.target
         assert callable(target)
-        with fake_mode(self.graph), torch.no_grad():
-            node.meta["val"] = target(*args, **kwargs)
+        node.meta["val"] = infer(self.graph, target, args, kwargs)
 
     def erase_dead(self, nodes: Iterable[fx.Node]) -> None:
         """Erase those of `nodes` that nothing uses, and then what only they used. Inputs stay."""

@@ -23,10 +23,11 @@ def to_text(program: Program, *, source: bool = True) -> str:
     names = {d.symbol: d.name for d in program.signature.dims}
     lines = [f"dim {d}" for d in program.signature.dims]
     lines += [f"@{name} : {_tensor_type(tensor, names)}" for name, tensor in program.weights().items()]
+    inputs = {node: spec.name for node, spec in zip(program.inputs(), program.signature.inputs, strict=True)}
     for node in program.graph.nodes:
         if node.op in ("get_attr", "output"):
             continue
-        right = "input" if node.op == "placeholder" else call_text(node)
+        right = f"input {inputs[node]}" if node in inputs else call_text(node)
         comment = describe(node) if source and node.op == "call_function" else ""
         lines.append(f"%{node.name} : {value_type(node.meta.get('val'), names)} = {right}" + (f"    # {comment}" if comment else ""))
     results = zip(program.signature.outputs, program.outputs(), strict=True)

@@ -68,13 +68,13 @@ def _target_problem(target: Any) -> str:
 
 
 def _boundary_problems(program: Program) -> list[str]:
-    names = [n.name for n in program.inputs()]
-    wanted = [s.name for s in program.signature.inputs]
-    problems = [] if names == wanted else [f"inputs are {names}, the signature says {wanted}"]
-    if len(program.outputs()) != len(program.signature.outputs):
-        return [*problems, f"{len(program.outputs())} outputs, the signature says {len(program.signature.outputs)}"]
-    for node, spec in zip(program.outputs(), program.signature.outputs, strict=True):
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor) or value.dtype != spec.dtype or value.dim() != len(spec.shape):
-            problems.append(f"output {node.name} is {value_type(value, {})}, the signature says {spec}")
+    signature, problems = program.signature, []
+    for side, nodes, specs in (("input", program.inputs(), signature.inputs), ("output", program.outputs(), signature.outputs)):
+        if len(nodes) != len(specs):
+            problems.append(f"{len(nodes)} {side}s, the signature says {len(specs)}")
+            continue
+        for node, spec in zip(nodes, specs, strict=True):
+            value = node.meta.get("val")
+            if not isinstance(value, torch.Tensor) or value.dtype != spec.dtype or value.dim() != len(spec.shape):
+                problems.append(f"{side} {node.name} is {value_type(value, {})}, the signature says {spec}")
     return problems

@@ -67,4 +67,6 @@ class Pass(ABC):
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return repr(value) if isinstance(value, str) else str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    return repr(value) if isinstance(value, str) else str(value).lower() if value is None else str(value)

@@ -29,7 +29,7 @@ class Phase:
 
     def __str__(self) -> str:
         text = ", ".join(map(str, self.passes))
-        return f"{self.name}: {text}" if self.name else text
+        return f"{self.name}: {text}".rstrip() if self.name else text
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,6 @@ def _build(kind: type[Pass], options: Mapping[str, object]) -> Pass:
         wanted = type(default)
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             continue
-        if default is not None and value is not None and not isinstance(value, wanted):
+        if default is not None and value is not None and type(value) is not wanted:
             raise UsageError(f"option {key!r} of pass {kind.name!r} is {value!r}, want {wanted.__name__} such as {default!r}")
     return kind(**options)
