@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgecc import testing
-    from edgecc.api import compile, load, trace
+    from edgecc.api import compile, load, runners, trace
     from edgecc.compiler import CompileResult
     from edgecc.errors import EdgeccError
     from edgecc.ir.program import Program
@@ -43,12 +43,13 @@ __all__ = [
     "Target",
     "compile",
     "load",
+    "runners",
     "testing",
     "trace",
 ]
 
 _HOMES = {
-    "edgecc.api": ("compile", "load", "trace"),
+    "edgecc.api": ("compile", "load", "runners", "trace"),
     "edgecc.compiler": ("CompileResult",),
     "edgecc.errors": ("EdgeccError",),
     "edgecc.ir.program": ("Program",),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from edgecc import compiler
+from edgecc import artifact, compiler
 from edgecc.compiler import CompileResult, Job
 from edgecc.errors import UsageError
 from edgecc.ir import archive, capture
@@ -19,7 +19,7 @@ from edgecc.ir.program import Program
 from edgecc.options import CompileOptions
 from edgecc.recipe import Recipe
 from edgecc.registry import Registry
-from edgecc.targeting.base import Target
+from edgecc.targeting.base import Runner, Target
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -65,6 +65,16 @@ def compile(
     recipe = Recipe(target=backend.name, load=tuple(map(str, load)), target_options=asdict(backend), options=options or CompileOptions())
     place = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="edgecc-")) / backend.name
     return compiler.compile_job(Job(program, original, backend, recipe, registry, place, overwrite))
+
+
+def runners(directory: str | Path, *, load: Sequence[str | Path] = ()) -> Sequence[Runner]:
+    """The runtimes of this machine that can execute an artifact, the most faithful first.
+
+    Raises UsageError for what is no run directory, MissingToolError where no runtime is installed.
+    """
+    manifest = artifact.read_manifest(Path(directory))
+    target = Registry.create(map(Path, load)).create_target(manifest["target"], manifest["target_options"])
+    return target.runners(Path(directory), manifest)
 
 
 def _arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 from edgecc.errors import RefusedError, UsageError
 
 SCHEMA = 1
+MARKS = ("manifest.json", "ir/00-trace.ir")  # a directory that edgecc wrote has one of these
 UNSIGNED = ("manifest.json", "report.json", "report.html", "remarks.jsonl")
 
 
@@ -51,7 +52,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise RefusedError(f"{output} exists", hint="--overwrite to replace it, or another -o")
-    if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not (output / "manifest.json").is_file()):
+    if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not any((output / mark).is_file() for mark in MARKS)):
         raise RefusedError(f"{output} is not a run directory of edgecc, so it is not replaced", hint="name another folder with -o")
 
 

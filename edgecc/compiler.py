@@ -14,8 +14,8 @@ import torch
 
 from edgecc import artifact, data, reference, verification
 from edgecc.analysis.cost import cost
-from edgecc.diagnostics import Progress, Silent
-from edgecc.errors import CaptureError
+from edgecc.diagnostics import Progress, Silent, nearest
+from edgecc.errors import CaptureError, UsageError
 from edgecc.ir.program import Program
 from edgecc.options import CompileOptions
 from edgecc.pipeline import manager
@@ -64,15 +64,8 @@ def compile_job(job: Job) -> CompileResult:
     """
     options = job.recipe.options
     artifact.check_output(job.output, overwrite=job.overwrite)
-    pipeline = edited(job.target.pipeline(), options, job.registry)
     with artifact.staged(job.output, overwrite=job.overwrite) as directory, one_thread():
-        report, context, outputs = begin(job)
-        instruments = [*checks(options), RecordCost(), *job.instruments]
-        if options.dump_ir:
-            instruments.append(Dump(directory / "ir"))
-        report.steps = timed(report, "passes", lambda: manager.run(pipeline, job.program, context, instruments))
-        context.origin = job.target.name
-        support.check(job.program, job.target.capabilities(), job.target.name)
+        report, context, outputs = _rewrite(job, [Dump(directory / "ir")] if options.dump_ir else [])
         job.progress.step(f"lowering for {job.target.name}")
         lowered = timed(report, "lower", lambda: job.target.lower(job.program, directory, context))
         report.model_bytes = (directory / lowered.deployable).stat().st_size
@@ -85,6 +78,30 @@ def compile_job(job: Job) -> CompileResult:
             timed(report, "verify", lambda: _verify(job, directory, manifest, report, context))
         report.write(directory)
     return CompileResult(job.output, report, job.program)
+
+
+def rewrite_job(job: Job) -> Report:
+    """Run the pipeline and, unless it stops early, check that the target can lower the result; lower nothing.
+
+    Nothing is written but `ir/` at `job.output`, where the options ask for a dump.
+    """
+    with one_thread():
+        if not job.recipe.options.dump_ir:
+            return _rewrite(job, [])[0]
+        with artifact.staged(job.output, overwrite=job.overwrite) as directory:
+            return _rewrite(job, [Dump(directory / "ir")])[0]
+
+
+def _rewrite(job: Job, dumps: Sequence[Instrument]) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]]:
+    options = job.recipe.options
+    pipeline = edited(job.target.pipeline(), options, job.registry)
+    report, context, outputs = begin(job)
+    instruments = [*checks(options), RecordCost(), *job.instruments, *dumps]
+    report.steps = timed(report, "passes", lambda: manager.run(pipeline, job.program, context, instruments))
+    context.origin = job.target.name
+    if not options.stop_after:
+        support.check(job.program, job.target.capabilities(), job.target.name)
+    return report, context, outputs
 
 
 def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]]:
@@ -126,6 +143,9 @@ def edited(text: str, options: CompileOptions, registry: Registry) -> Pipeline:
         pipeline = pipeline.with_inserted(phase, tuple(parse(added, registry.passes).passes()))
     for name in options.disable:
         pipeline = pipeline.without(name)
+    present = {p.name for p in pipeline.passes()}
+    if options.stop_after and options.stop_after not in present:
+        raise UsageError(f"the pipeline has no pass {options.stop_after!r} to stop after", hint=nearest(options.stop_after, present))
     return pipeline
 
 

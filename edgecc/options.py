@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from edgecc.errors import UsageError
 
 VerifyLevel = Literal["off", "structure", "numerics"]
 
@@ -27,3 +29,12 @@ class CompileOptions:
     disable: tuple[str, ...] = ()
     stop_after: str = ""
     dump_ir: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value out of range."""
+        if self.verify not in get_args(VerifyLevel):
+            raise UsageError(f"verify is {self.verify!r}, want one of {', '.join(get_args(VerifyLevel))}")
+        if self.cases < 1 or not self.tolerance >= 0:
+            raise UsageError(f"cases is {self.cases}, want at least 1; tolerance is {self.tolerance:g}, want at least 0")
+        if any(len(pair) != 2 or not all(isinstance(part, str) for part in pair) for pair in self.insert):
+            raise UsageError(f"insert is {self.insert!r}, want pairs of a phase and passes")

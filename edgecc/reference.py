@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,21 @@ def write(directory: Path, names: tuple[Sequence[str], Sequence[str]], samples: 
 
 def read(directory: Path) -> list[tuple[Arrays, Arrays]]:
     """Inputs and outputs by name of every stored case. Raises UsageError where there is none or one is damaged."""
-    cases = []
-    for path in sorted(directory.glob("case-*.npz")):
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
-        except (OSError, ValueError, KeyError) as error:
-            raise UsageError(f"{path} cannot be read: {error}") from error
-        cases.append(tuple({k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(side)} for side in ("input/", "output/")))
+    cases = [read_case(path) for path in sorted(directory.glob("case-*.npz"))]
     if not cases:
         raise UsageError(f"{directory} holds no reference case")
-    return cases  # type: ignore[return-value]
+    return cases
+
+
+def read_case(path: Path) -> tuple[Arrays, Arrays]:
+    """Inputs and outputs by name of one `.npz` file. Raises UsageError where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    inputs, outputs = ({k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(side)} for side in ("input/", "output/"))
+    return inputs, outputs
 
 
 def run_cases(runner: Runner, cases: Sequence[tuple[Arrays, Arrays]]) -> Distance:

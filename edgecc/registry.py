@@ -8,11 +8,12 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import edgecc.passes
 import edgecc.targets
@@ -55,6 +56,18 @@ class Registry:
         if name not in self.targets:
             raise UsageError(f"unknown target {name!r}", hint=nearest(name, self.targets))
         return self.targets[name]
+
+    def create_target(self, name: str, options: Mapping[str, Any]) -> Target:
+        """A target with options by name. Raises UsageError for an unknown one and for a value of the wrong type."""
+        kind = self.target(name)
+        declared = {f.name: f.default for f in fields(kind)}
+        for key, value in options.items():
+            if key not in declared:
+                raise UsageError(f"target {name!r} has no option {key!r}", hint=nearest(key, declared))
+            default = declared[key]
+            if default is not None and type(value) is not type(default):
+                raise UsageError(f"option {key!r} of target {name!r} is {value!r}, want {type(default).__name__} such as {default!r}")
+        return kind(**options)
 
 
 def classes(module: ModuleType) -> list[type[Pass] | type[Target]]:

@@ -13,24 +13,25 @@ from torch import fx
 from edgecc.errors import ContractError
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
-from edgecc.ir.signature import Signature, TensorSpec
+from edgecc.ir.signature import Dim, Signature, TensorSpec
 from edgecc.pipeline.base import Reordered
 from edgecc.pipeline.blame import values
 from edgecc.pipeline.context import PassContext
 from edgecc.pipeline.numerics import distance
 from edgecc.reference import read, run_cases, to_numpy
 from edgecc.report import RuntimeCheck
-from edgecc.targeting.base import Runner, Target
+from edgecc.targeting.base import Arrays, Runner, Target
 
 
 def run_checks(runners: Sequence[Runner], directory: Path) -> list[RuntimeCheck]:
     """Run every stored case on every runtime; one that emulates another processor runs only the first case."""
     cases = read(directory / "reference")
-    checks = []
-    for runner in runners:
-        chosen = cases[:1] if runner.emulated else cases
-        checks.append(RuntimeCheck(runner.runtime, len(chosen), run_cases(runner, chosen)))
-    return checks
+    return [check_cases(runner, cases[:1] if runner.emulated else cases) for runner in runners]
+
+
+def check_cases(runner: Runner, cases: Sequence[tuple[Arrays, Arrays]]) -> RuntimeCheck:
+    """Run inputs on one runtime and compare with the outputs that stand beside them."""
+    return RuntimeCheck(runner.runtime, len(cases), run_cases(runner, cases))
 
 
 def broken(checks: Sequence[RuntimeCheck], tolerance: float) -> list[str]:
@@ -77,6 +78,16 @@ def describe_interface(signature: Signature) -> dict[str, Any]:
         "outputs": [one(s) for s in signature.outputs],
         "dims": [{"name": d.name, "lower": d.lower, "upper": d.upper} for d in signature.dims],
     }
+
+
+def signature_of(manifest: Mapping[str, Any]) -> Signature:
+    """The interface of a manifest, to check inputs against."""
+
+    def one(spec: Mapping[str, Any]) -> TensorSpec:
+        return TensorSpec(spec["name"], getattr(torch, spec["dtype"]), tuple(spec["shape"]))
+
+    dims = tuple(Dim(d["name"], d["lower"], d["upper"]) for d in manifest["dims"])
+    return Signature(tuple(map(one, manifest["inputs"])), tuple(map(one, manifest["outputs"])), dims)
 
 
 def mismatch(lines: Sequence[str], place: str, target: str) -> ContractError:
