@@ -164,6 +164,7 @@ def _manifest(job: Job, deployable: str, facts: dict[str, Any], directory: Path)
         "target": job.target.name,
         "target_options": asdict(job.target),
         "model": job.recipe.model,
+        "command": "edgecc compile --recipe recipe.toml" if job.recipe.model else "edgecc.compile(...)",
         "deployable": deployable,
         **verification.describe_interface(job.program.signature),
         "seed": job.recipe.options.seed,
