@@ -96,7 +96,9 @@ def _interrupted(session: Session) -> int:
     session.terminal.progress.close()
     session.terminal.log("edgecc: interrupted", level=-1)
     if session.terminal.json:
-        session.terminal.print(json.dumps({"error": {"kind": "Interrupted", "message": "interrupted", "hint": "", "exit_code": INTERRUPTED}}))
+        session.terminal.print(
+            json.dumps({"error": {"kind": "Interrupted", "message": "interrupted", "hint": "", "exit_code": INTERRUPTED}})
+        )
     return INTERRUPTED
 
 

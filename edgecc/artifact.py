@@ -15,7 +15,7 @@ from typing import Any
 from edgecc.errors import RefusedError, UsageError
 
 SCHEMA = 1
-MARKS = ("manifest.json", "ir/00-trace.ir")  # a directory that edgecc wrote has one of these
+MARKS = ("manifest.json", "ir/00-trace.ir", "00-trace.ir")  # a directory that edgecc wrote has one of these
 UNSIGNED = ("manifest.json", "report.json", "report.html", "remarks.jsonl")
 
 
@@ -27,6 +27,7 @@ def staged(output: Path, *, overwrite: bool) -> Iterator[Path]:
     it cannot be written.
     """
     check_output(output, overwrite=overwrite)
+    made = [parent for parent in output.parents if not parent.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -36,14 +37,61 @@ def staged(output: Path, *, overwrite: bool) -> Iterator[Path]:
         beside.chmod(0o777 & ~_umask())
         try:
             yield beside
-        except OSError as error:
-            if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(beside):
+        except Exception as error:
+            why = _unwritable(beside)
+            if not why:
                 raise
-            raise UsageError(f"cannot write {output}: {error.strerror}", hint="free some space or name another folder with -o") from error
+            raise UsageError(f"cannot write {output}: {why}", hint="free some space or name another folder with -o") from error
         check_output(output, overwrite=overwrite)
         _move(beside, output)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        for parent in made:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+@contextmanager
+def staged_file(file: Path) -> Iterator[Path]:
+    """Yield a new file beside `file`; rename it to `file` at the end, or remove it on any exception.
+
+    Raises UsageError where it cannot be written.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=file.suffix, dir=file.parent)
+        os.close(descriptor)
+        beside = Path(name)
+        try:
+            beside.chmod(0o666 & ~_umask())
+            try:
+                yield beside
+            except Exception as error:
+                why = _unwritable(file.parent)
+                if not why:
+                    raise
+                raise UsageError(f"cannot write {file}: {why}", hint="free some space or name another file with -o") from error
+            beside.replace(file)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}", hint="name another file with -o") from error
+
+
+def _unwritable(directory: Path) -> str:
+    """Why nothing more can be written there, `""` where it can. Native writers report a full disk in words of their own."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory) as probe:
+            probe.write(bytes(1 << 16))
+            probe.flush()
+    except OSError as error:
+        return error.strerror or "it is not writable"
+    return ""
+
+
+def check_file(file: Path, *, overwrite: bool) -> None:
+    """Raise RefusedError where `file` may not be written; nothing is changed."""
+    if file.is_dir() or (file.exists() and not overwrite):
+        raise RefusedError(f"{file} exists", hint="another -o" if file.is_dir() else "--overwrite to replace it, or another -o")
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:

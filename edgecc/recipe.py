@@ -50,7 +50,7 @@ class Recipe:
     def to_toml(self) -> str:
         """The recipe as TOML; parsing it gives an equal recipe."""
         lines = [f"{f.name} = {_toml(getattr(self, f.name))}" for f in fields(self) if f.name not in ("target_options", "options")]
-        lines += ["", "[target_options]", *(f"{k} = {_toml(v)}" for k, v in sorted(self.target_options.items()))]
+        lines += ["", "[target_options]", *(f"{k} = {_toml(v)}" for k, v in sorted(self.target_options.items()) if v is not None)]
         lines += ["", "[options]", *(f"{f.name} = {_toml(getattr(self.options, f.name))}" for f in fields(self.options))]
         return "\n".join(lines) + "\n"
 

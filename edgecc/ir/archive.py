@@ -26,7 +26,8 @@ from torch.export.graph_signature import (
 )
 from torch.utils import _pytree as pytree
 
-from edgecc.ir.archive_safety import check_archive
+from edgecc.errors import UsageError
+from edgecc.ir.archive_safety import load_checked
 from edgecc.ir.capture import Names, from_exported
 from edgecc.ir.fake import ranges
 from edgecc.ir.program import Program
@@ -52,15 +53,22 @@ def load(path: Path) -> Program:
 
     Raises RefusedError for an archive whose loading would run code, UsageError for a broken one.
     """
-    check_archive(path)
+    return from_exported(*read(path))
+
+
+def read(path: Path) -> tuple[torch.export.ExportedProgram, Names | None]:
+    """The ExportedProgram in a `.pt2`, and the names that edgecc stored beside it. Raises as `load` does."""
     extra = {_NAMES: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exported = torch.export.load(path, extra_files=extra)
+        exported = load_checked(path, extra)
     if not extra[_NAMES]:
-        return from_exported(exported)
-    names = json.loads(extra[_NAMES])
-    return from_exported(exported, Names(tuple(names["inputs"]), tuple(names["outputs"]), names["dims"]))
+        return exported, None
+    try:
+        names = json.loads(extra[_NAMES])
+        return exported, Names(tuple(map(str, names["inputs"])), tuple(map(str, names["outputs"])), dict(names["dims"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{_NAMES} in {path} is damaged: {error}", hint="save the program again") from error
 
 
 def export(program: Program) -> torch.export.ExportedProgram:

@@ -7,8 +7,8 @@ What torch 2.13 does with them, and the rule that closes each:
 * node, input and keyword names, and the names of arguments and of parameters, are pasted into the source of a
   generated `forward` that is then executed: names are identifiers, paths of weights hold no quotes or control
   characters;
-* targets are attribute paths below `torch`, `math` and `operator` (`torch.os.system` would resolve, and run with the
-  model): only registered operators of known namespaces and listed arithmetic pass, and no operator that opens files;
+* targets are attribute paths below `torch`, `math` and `operator` (`torch.os.system` resolves; only torch's verifier
+  stands between it and the model): operators of known namespaces and listed arithmetic pass, none that opens files;
 * tree specs import modules by name for `defaultdict` factories and enums: only containers without an import pass;
 * operators of an extension (`#name:...`), torchbind objects and pickled tensors run code of their own: refused;
 * guards (`guards_code`) are Python that `ExportedProgram.module(check_guards=True)` executes: they are erased.
@@ -127,9 +127,11 @@ def _check_weight_path(value: Any, entry: str) -> None:
 
 
 def _check_target(value: Any, entry: str) -> None:
+    if not isinstance(value, str):
+        raise _refused(entry, f"the target {_short(value)} is not text")
     if value in _ARITHMETIC:
         return
-    match = _OPERATOR.match(value) if isinstance(value, str) else None
+    match = _OPERATOR.match(value)
     plain = match is not None and not any(part.startswith("__") and part not in _DUNDER_OPERATORS for part in value.split("."))
     if match and plain and match["space"] == "higher_order" and match["overload"] is None and match["name"] in _REGIONS:
         return
@@ -219,6 +221,11 @@ def _check_number(value: Any, entry: str) -> None:
             raise _refused(entry, f"the bound or hint of a size, {_short(number)}, is not a number")
 
 
+def _check_metadata(value: Any, entry: str) -> None:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise _refused(entry, f"the metadata {_short(value)} is not a table of text")
+
+
 _CHECKS: dict[str, Callable[[Any, str], None]] = {
     "name": _check_name,
     "as_name": _check_name,
@@ -236,6 +243,7 @@ _CHECKS: dict[str, Callable[[Any, str], None]] = {
     "hint": _check_number,
     "min_val": _check_number,
     "max_val": _check_number,
+    "metadata": _check_metadata,
 }
 _REFUSED = {"custom_obj": "a torchbind object", "as_custom_obj": "a torchbind object", "custom_obj_name": "a torchbind object"}
 

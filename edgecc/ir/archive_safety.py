@@ -30,6 +30,7 @@ import torch
 from edgecc.errors import RefusedError, UsageError
 from edgecc.ir.archive_json import check_model_json, check_payload_json, unknown_containers
 from edgecc.ir.pickle_scan import Scan, scan_pickle, scan_stream
+from edgecc.ir.zips import open_zip
 
 _MODEL = re.compile(r"models/[\w.-]+\.json\Z|serialized_exported_program\.json\Z")
 _PAYLOADS = re.compile(r"data/(weights|constants)/[\w.-]+_(weights|constants)_config\.json\Z")
@@ -53,6 +54,19 @@ def check_archive(path: Path) -> None:
     checked_copy(path)
 
 
+def load_checked(path: Path, extra_files: dict[str, str]) -> torch.export.ExportedProgram:
+    """Load an archive that passes the check; `extra_files` is filled as torch.export.load does.
+
+    Raises RefusedError, or UsageError for an archive that is broken or of a version that torch does not read.
+    """
+    copy = checked_copy(path)
+    try:
+        return torch.export.load(copy, extra_files=extra_files)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"torch.export cannot load {path}: {reason}", hint=_HINT) from error
+
+
 def checked_copy(path: Path) -> io.BytesIO:
     """A fresh archive in memory of the entries of `path`, each of them checked, for torch.export.load.
 
@@ -60,13 +74,13 @@ def checked_copy(path: Path) -> io.BytesIO:
     """
     copy = io.BytesIO()
     try:
-        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as checked:
+        with open_zip(path) as archive, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as checked:
             root, entries = _entries(archive)
             if not any(_MODEL.match(name) for name in entries):
                 raise UsageError(f"{path} holds no exported model: {', '.join(list(entries)[:6])}", hint=_HINT)
             for name, info in entries.items():
                 checked.writestr(zipfile.ZipInfo(root + name), _checked(name, archive.read(info)))
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} cannot be read as an archive of torch.export: {error}", hint="the file may be truncated; copy it again"
         ) from error
@@ -136,7 +150,7 @@ def _scans(data: bytes) -> list[Scan]:
     """Scan every pickle in a file of torch.save, the zip layout or the older one."""
     if not data.startswith(b"PK"):
         return [scan_stream(data, limit=16)]
-    with zipfile.ZipFile(io.BytesIO(data)) as nested:
+    with open_zip(io.BytesIO(data)) as nested:
         return [scan_pickle(nested.read(i)) for i in nested.infolist() if i.filename.endswith(".pkl")]
 
 

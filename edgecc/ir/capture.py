@@ -43,7 +43,7 @@ def trace(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, positional, named, dynamic_shapes=dynamic_shapes)
     except Exception as error:
-        raise CaptureError(f"torch.export could not trace {type(model).__name__}: {_first_line(error)}{_user_frame(error)}") from error
+        raise CaptureError(f"torch.export could not trace {type(model).__name__}: {_reason(error)}{_user_frame(error)}") from error
     finally:
         for module in training:
             module.training = True
@@ -169,12 +169,16 @@ def _examples(exported: torch.export.ExportedProgram) -> tuple[torch.Tensor, ...
 
 
 def _refuse_state(exported: torch.export.ExportedProgram) -> None:
-    mutated = [*exported.graph_signature.buffers_to_mutate.values(), *exported.graph_signature.user_inputs_to_mutate.values()]
-    if mutated:
-        raise CaptureError(
-            f"the model writes to {', '.join(map(repr, mutated))} while it runs; a compiled model keeps no state between runs",
-            hint="return the new value as an output and take the old one as an input",
-        )
+    signature = exported.graph_signature
+    for mutated, hint in (
+        (signature.buffers_to_mutate, "return the new value as an output and take the old one as an input"),
+        (signature.user_inputs_to_mutate, "write to a copy of the input: `x = x.clone()`"),
+    ):
+        if mutated:
+            raise CaptureError(
+                f"the model writes to {', '.join(map(repr, mutated.values()))} while it runs; a compiled model keeps no state between runs",
+                hint=hint,
+            )
 
 
 def _remove_assertions(graph: fx.Graph) -> None:
@@ -249,9 +253,10 @@ def _signature(exported: torch.export.ExportedProgram, inputs: list[fx.Node], ou
     )
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+def _reason(error: BaseException) -> str:
+    """The first line of the message, and the items where it is a list, such as the broken constraints of a dynamic dimension."""
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    return "\n".join([first, *(line for line in more if line.startswith("  - "))])
 
 
 def _user_frame(error: BaseException) -> str:

@@ -90,6 +90,8 @@ def _functionalize_views(exported: torch.export.ExportedProgram) -> torch.export
 def _declare_views(graph: fx.Graph) -> None:
     for node in graph.nodes:
         node.target = _DECLARED.get(node.target, node.target)
+        if node.target is aten.dropout.default and node.args[2] is False:  # returns its input; torch would make it a copy
+            node.target, node.args = aten.alias.default, node.args[:1]
 
 
 def _restore_batch_norm(graph: fx.Graph) -> None:

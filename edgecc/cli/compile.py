@@ -1,0 +1,145 @@
+"""`edgecc compile`: a model to a verified artifact in a run directory."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecc import artifact
+from edgecc.cli import debugging, settings, summary
+from edgecc.cli.command import Answer, Command, Document
+from edgecc.cli.session import Session
+from edgecc.cli.terminal import Terminal
+from edgecc.errors import UsageError
+from edgecc.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgecc.report import Report
+
+#: Loading, running the original model, lowering and running the artifact, besides the passes.
+STEPS_BEFORE, STEPS_AFTER = 2, 2
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    settings.add_model(parser)
+    parser.add_argument("--target", metavar="T", help="what to compile for (edgecc targets)")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="the run directory to write (MODEL-TARGET)")
+    parser.add_argument("--cpu", help="target option: the processor")
+    parser.add_argument("--triple", help="target option: the platform as LLVM names it")
+    settings.add_load(parser)
+    debugging.add_flags(parser)
+
+
+def run(args: argparse.Namespace, session: Session) -> Answer:
+    recipe = settings.recipe(args)
+    if not recipe.model:
+        raise UsageError("no model was given", hint="edgecc compile MODEL --target T, or --recipe FILE")
+    if not recipe.target:
+        raise UsageError("no target was given", hint="--target NAME; edgecc targets lists them")
+    output = args.output or Path(f"{_stem(recipe.model)}-{recipe.target}")
+    lowers = not (args.dry_run or recipe.options.stop_after)
+    if lowers or (recipe.options.dump_ir and not args.dry_run):
+        artifact.check_output(output, overwrite=bool(args.overwrite))
+    return _compile(args, recipe, output, lowers, session)
+
+
+def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: bool, session: Session) -> Answer:
+    from edgecc import compiler
+
+    registry = settings.registry(recipe.load)
+    target = registry.create_target(recipe.target, recipe.target_options)
+    if args.dry_run:
+        recipe = replace(recipe, options=replace(recipe.options, dump_ir=False))
+    pipeline = compiler.edited(target.pipeline(), recipe.options, registry)
+    instruments = debugging.instruments(args, pipeline, session)
+    session.terminal.progress.expect(STEPS_BEFORE + len(pipeline.passes()) + (STEPS_AFTER if lowers else 0))
+    session.terminal.progress.step(f"loading {recipe.model}")
+    began = time.perf_counter()
+    loaded = settings.load_model(args, recipe)
+    seconds = {"load": round(time.perf_counter() - began, 3)}
+    for note in loaded.notes:
+        session.terminal.log(f"note: {note}")
+    recipe = replace(recipe, target_options=asdict(target))
+    job = compiler.Job(
+        loaded.program,
+        loaded.reference,
+        target,
+        recipe,
+        registry,
+        output,
+        bool(args.overwrite),
+        instruments,
+        progress=session.terminal.progress,
+    )
+    report = compiler.compile_job(job).report if lowers else compiler.rewrite_job(job)
+    debugging.say_unchanged(args, report.steps, session)
+    for remark in report.remarks:
+        session.terminal.log(str(remark), level=1)
+    document = _document(recipe, str(pipeline), report, seconds)
+    document["artifact"] = str(output) if lowers else None
+    document["dump"] = str(output / "ir") if recipe.options.dump_ir else None
+    document["timing"] = bool(args.timing)
+    return Answer(document)
+
+
+def _stem(model: str) -> str:
+    """A name for the run directory: that of the file without its suffix, and the factory's."""
+    path, _, factory = model.rpartition(":") if ".py:" in model else (model, "", "")
+    return "-".join(part for part in (Path(path).resolve().stem, factory) if part)
+
+
+def _document(recipe: Recipe, pipeline: str, report: Report, seconds: dict[str, float]) -> dict[str, Any]:
+    found = report.as_dict()
+    kinds = [r.kind for r in report.remarks]
+    return {
+        "model": recipe.model,
+        "target": recipe.target,
+        "stopped_after": recipe.options.stop_after or None,
+        "pipeline": pipeline,
+        **found,
+        "seconds": {**seconds, **found["seconds"]},
+        "remarks": {kind: kinds.count(kind) for kind in ("applied", "missed", "note")},
+    }
+
+
+def show(document: Document, terminal: Terminal) -> None:
+    terminal.print(f"{document['model']} for {document['target']}")
+    terminal.print()
+    summary.show_passes(document["passes"], terminal)
+    terminal.print()
+    weights = summary.size(document["size_bytes"]["original_weights"])
+    after = f" -> {summary.size(document['size_bytes']['model'])} on the device" if document["artifact"] else ""
+    terminal.print(f"size      {weights} of weights{after}")
+    summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
+    missed = document["remarks"]["missed"]
+    where = f": see {document['artifact']}/remarks.jsonl" if document["artifact"] else ": -v prints them"
+    terminal.print(f"remarks   {document['remarks']['applied']} rewrites applied, {missed} missed{where if missed else ''}")
+    if document["dump"]:
+        terminal.print(f"ir        {document['dump']}")
+    terminal.print(_conclusion(document))
+    if document["timing"]:
+        terminal.print()
+        summary.show_seconds(document["seconds"], terminal)
+
+
+def _conclusion(document: Document) -> str:
+    if document["artifact"]:
+        unverified = "" if document["verify"] else " (not verified: --verify off)"
+        return f"written   {document['artifact']}{unverified}"
+    if document["stopped_after"]:
+        return f"stopped   after {document['stopped_after']}: nothing was lowered"
+    return f"dry run   {document['target']} supports every operator; nothing was written"
+
+
+COMMAND = Command(
+    "compile",
+    "compile a model for a target, verify it on the target's runtime, and write the run directory",
+    declare,
+    run,
+    show,
+    frozenset({"recipe", "set", "seed", "threads", "overwrite", "dry_run"}),
+    quiet=True,
+)

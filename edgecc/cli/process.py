@@ -1,0 +1,98 @@
+"""The process around a command: signals, a standard output that nobody else writes to, PyTorch's threads."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TextIO
+
+
+@dataclass
+class Interrupt:
+    """Whether a signal arrived. Foreign code may turn the KeyboardInterrupt into an error of its own."""
+
+    received: bool = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Raise KeyboardInterrupt at the first SIGINT or SIGTERM, and let nothing disturb the cleaning up after it.
+
+    A signal that the parent process chose to ignore stays ignored.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before: dict[signal.Signals, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        interrupt.received = True
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield interrupt
+    finally:
+        for each, previous in before.items():
+            signal.signal(each, previous)
+
+
+@contextmanager
+def own_stdout() -> Iterator[TextIO]:
+    """Yield the standard output; what models, compilers and runtimes print meanwhile goes to standard error.
+
+    A native library writes to the file descriptor, past `sys.stdout`, so the descriptor is moved too where there is one.
+    """
+    real = sys.stdout
+    with redirect_stdout(sys.stderr):
+        try:
+            descriptor, error = real.fileno(), sys.stderr.fileno()
+        except (io.UnsupportedOperation, ValueError, AttributeError):
+            yield real
+            return
+        real.flush()
+        kept = os.dup(descriptor)
+        os.dup2(error, descriptor)
+        try:
+            with os.fdopen(os.dup(kept), "w", encoding=real.encoding, errors="backslashreplace") as stream:
+                yield stream
+        finally:
+            os.dup2(kept, descriptor)
+            os.close(kept)
+
+
+@contextmanager
+def warnings_shown(shown: bool) -> Iterator[None]:
+    """Python warnings of models and libraries, which are for their authors, only where they are asked for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if shown else "ignore")
+        yield
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch use `count` threads, or as many as it likes."""
+    if count is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,128 @@
+"""From flags to values: the recipe, the registry, the target and the traced model that a command line asks for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecc import recipe as recipes
+from edgecc.errors import UsageError
+from edgecc.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgecc.frontend.load import Loaded
+    from edgecc.registry import Registry
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Attribute of the parsed arguments for each key of the recipe that a flag sets.
+_KEYS = {
+    "model": "model",
+    "factory": "factory",
+    "inputs": "input",
+    "target": "target",
+    "load": "load",
+    "target_options.cpu": "cpu",
+    "target_options.triple": "triple",
+    "options.seed": "seed",
+    "options.verify": "verify",
+    "options.pipeline": "passes",
+    "options.insert": "insert",
+    "options.disable": "disable_pass",
+    "options.stop_after": "stop_after",
+    "options.dump_ir": "dump_ir",
+}
+
+
+def add_load(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--load", action="append", metavar="FILE.py", help="run a Python file that defines passes or targets (repeatable)")
+
+
+def add_model(parser: argparse.ArgumentParser, *, positional: str = "MODEL") -> None:
+    """MODEL and the flags that say how to load it."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar=positional,
+        help="file.py:factory, model.pt2, a state dict (.pt, .pth, .safetensors) with --model, a Hugging Face directory",
+    )
+    parser.add_argument(
+        "--model",
+        dest="factory",
+        metavar="FACTORY",
+        help="what builds the module for a state dict: file.py:factory or package.module:factory",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        metavar="SPEC",
+        help="an example input: 'x:f32[1,3,32,32]', 'ids:i64[batch=1..8,seq=1..512]' (dynamic), or x=FILE.npy (repeatable)",
+    )
+    parser.add_argument("--allow-nonfinite", action="store_true", help="take weights with NaN or infinite values")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="unpickle a whole-module .pt file, which can run any code: only for files that you trust",
+    )
+
+
+def recipe(args: argparse.Namespace) -> Recipe:
+    """The recipe of `--recipe`, then the flags, then `--set`. Raises UsageError."""
+    found = recipes.read(args.recipe) if args.recipe else Recipe()
+    for key, attribute in _KEYS.items():
+        value = getattr(args, attribute, None)
+        if value is not None and value is not False:
+            found = found.with_key(key, [_insertion(v) for v in value] if attribute == "insert" else value)
+    for assignment in args.set or ():
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment!r}: want KEY=VALUE", hint="--set options.tolerance=1e-3")
+        found = found.with_key(key.strip(), _literal(text.strip()))
+    return found
+
+
+def registry(load: tuple[str, ...] | list[str] | None) -> Registry:
+    from edgecc.registry import Registry
+
+    return Registry.create(Path(f) for f in load or ())
+
+
+def load_model(args: argparse.Namespace, found: Recipe) -> Loaded:
+    """Trace the recipe's model. A factory that draws random weights draws them from the recipe's seed.
+
+    Agreeing to a pickle or to non-finite weights stands on the command line, never in a recipe.
+    """
+    import torch
+
+    from edgecc.frontend.load import load
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(found.options.seed)
+        return load(
+            found.model,
+            model=found.factory or None,
+            inputs=found.inputs,
+            allow_pickle=args.allow_pickle,
+            allow_nonfinite=args.allow_nonfinite,
+            seed=found.options.seed,
+        )
+
+
+def _insertion(text: str) -> tuple[str, str]:
+    phase, colon, passes = text.partition(":")
+    if not colon:
+        raise UsageError(f"--insert {text!r}: want PHASE:'pass{{...}}'", hint="--insert 'fuse:my-pass{rank=8}'")
+    return phase.strip(), passes.strip()
+
+
+def _literal(text: str) -> Any:
+    """A TOML value; what is none is a bare word."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

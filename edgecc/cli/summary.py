@@ -1,0 +1,65 @@
+"""The printed summary of a pipeline run, from the keys of report.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgecc.cli.terminal import Terminal
+
+UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def show_passes(passes: Sequence[Mapping[str, Any]], terminal: Terminal) -> None:
+    """A line a pass: what it rewrote, how long it took, how far the outputs moved by it and in all."""
+    rows = [
+        (p["phase"], p["spec"], p["rewrites"], f"{p['seconds']:.3f}", p.get("nodes", "-"), _moved(p, "previous"), _moved(p, "original"))
+        for p in passes
+    ]
+    if rows:
+        terminal.table(("phase", "pass", "rewrites", "seconds", "nodes", "max abs", "in all"), _phase_once(rows))
+
+
+def show_checks(checks: Sequence[Mapping[str, Any]], terminal: Terminal) -> None:
+    """A line a runtime: on how many cases, and how far from the PyTorch model."""
+    for check in checks:
+        cases = f"{check['cases']} case{'s' * (check['cases'] != 1)}"
+        terminal.print(f"verified  on {check['runtime']}: {cases}, {distance(check)}")
+
+
+def distance(figures: Mapping[str, Any]) -> str:
+    if figures["equal"]:
+        return "equal bit for bit"
+    sqnr = figures["sqnr_db"]
+    return f"max abs {number(figures['max_abs'])}, cosine {number(figures['cosine'], '.9f')}" + (
+        f", SQNR {sqnr:.1f} dB" if sqnr is not None else ""
+    )
+
+
+def number(value: float | None, form: str = ".2e") -> str:
+    """A figure of the report, where null stands for what is not finite."""
+    return "not finite" if value is None else format(value, form)
+
+
+def size(count: int) -> str:
+    """`1.05 MiB`."""
+    for unit, name in UNITS:
+        if count >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count} B"
+
+
+def show_seconds(seconds: Mapping[str, float], terminal: Terminal) -> None:
+    terminal.table(
+        ("step", "seconds"), [*((name, f"{spent:.3f}") for name, spent in seconds.items()), ("in all", f"{sum(seconds.values()):.3f}")]
+    )
+
+
+def _moved(step: Mapping[str, Any], which: str) -> str:
+    if which not in step:
+        return "-"
+    return "0" if step[which]["equal"] else number(step[which]["max_abs"])
+
+
+def _phase_once(rows: Sequence[Sequence[object]]) -> list[Sequence[object]]:
+    return [(row[0] if i == 0 or rows[i - 1][0] != row[0] else "", *row[1:]) for i, row in enumerate(rows)]

@@ -1,0 +1,1 @@
+"""What the CPU targets share: Programs compiled by Apache TVM."""

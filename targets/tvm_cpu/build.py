@@ -1,0 +1,69 @@
+"""Build: a Relax module to a shared library for one machine, through scheduling, memory planning and LLVM."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecc.errors import InternalError
+from edgecc.targets.tvm_cpu.linker import Toolchain
+from edgecc.targets.tvm_cpu.machines import Machine
+from edgecc.targets.tvm_cpu.schedule import schedule
+
+if TYPE_CHECKING:
+    import tvm
+
+_PROGRAM = """\
+.section .rodata,"a",%progbits
+.globl {symbol}
+.type {symbol}, %object
+.p2align 6
+{symbol}:
+.incbin "{file}"
+.size {symbol}, . - {symbol}
+.section .note.GNU-stack,"",%progbits
+"""
+
+
+def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path) -> None:
+    """Write the library that runs `main` of `module` on `machine`; the same module gives the same bytes.
+
+    Raises InternalError where TVM cannot build what the lowering made.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            objects = compile_objects(module, machine, Path(folder))
+        except Exception as error:  # TVM raises whatever its C++ code throws
+            raise InternalError(f"TVM could not build the model for {machine.cpu.name}: {_gist(error)}") from error
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tools.link_shared(objects, output)
+
+
+def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> list[Path]:
+    """Write what the linker wants: the kernels as objects, and the program with its weights as an assembly file.
+
+    LLVM would make an object of the weights too, but holds them several times while it does.
+    """
+    import numpy as np
+    import tvm
+    from tvm.relax.backend.cpu_generic import pipeline
+
+    target = tvm.target.Target(machine.llvm_target)
+    passes = pipeline.dataflow_lower_passes(target) + pipeline.finalize_passes(target)
+    with target:
+        planned = tvm.transform.Sequential(passes)(schedule(module, target))
+    executable = tvm.compile(planned, target=target, relax_pipeline=None).mod
+    files = []
+    for number, kernels in enumerate(executable.imports):  # none where the program computes nothing
+        files.append(folder / f"kernels{number}.o")
+        kernels.write_to_file(str(files[-1]))
+    np.from_dlpack(tvm.get_global_func("runtime.ModulePackImportsToTensor")(executable)).tofile(folder / "program.bin")
+    files.append(folder / "program.s")
+    files[-1].write_text(_PROGRAM.format(symbol=tvm.get_global_func("runtime.ModuleImportsBlobName")(), file=folder / "program.bin"))
+    return files
+
+
+def _gist(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,105 @@
+"""The table of everything that can be lowered, and the refusal of everything else. Nothing here imports TVM."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgecc.errors import InternalError
+from edgecc.ir.dtypes import dtype_name
+from edgecc.targets.tvm_cpu.lowering import (
+    arithmetic,
+    attention,
+    comparison,
+    contraction,
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    layout,
+    normalization,
+    padding,
+    pooling,
+    recurrence,
+    reduction,
+    resize,
+    scan,
+    slicing,
+    sorting,
+    symbolic,
+)
+from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers
+from edgecc.targets.tvm_cpu.lowering.sizes import refuse_size
+
+DTYPES = frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool})
+
+_FAMILIES = (
+    arithmetic,
+    attention,
+    comparison,
+    contraction,
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    layout,
+    normalization,
+    padding,
+    pooling,
+    recurrence,
+    reduction,
+    resize,
+    scan,
+    slicing,
+    sorting,
+    symbolic,
+)
+
+
+def merge(families: Iterable[Handlers]) -> Handlers:
+    """One table of several. Raises InternalError where an operator has two handlers."""
+    table: Handlers = {}
+    for family in families:
+        twice = table.keys() & family.keys()
+        if twice:
+            raise InternalError(f"two handlers for {', '.join(sorted(map(str, twice)))}")
+        table |= family
+    return table
+
+
+TABLE: Handlers = merge(family.HANDLERS for family in _FAMILIES)
+
+
+def handler(target: Callable[..., Any]) -> Handler:
+    return TABLE[target]
+
+
+def refuse(node: fx.Node) -> str | None:
+    """Why a call cannot be lowered to TVM, None where it can."""
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node) and not isinstance(node.args[0].meta["val"], torch.Tensor):
+        return None
+    if node.target not in TABLE:
+        return "no lowering to TVM"
+    values = [n.meta["val"] for n in node.all_input_nodes] + [node.meta["val"]]
+    reason = next((r for value in values for r in map(_refuse_value, _flat(value)) if r), None)
+    if reason:
+        return reason
+    check = TABLE[node.target].refuse
+    return check(node) if check else None
+
+
+def _flat(value: Any) -> list[Any]:
+    return list(itertools.chain.from_iterable(map(_flat, value))) if isinstance(value, (tuple, list)) else [value]
+
+
+def _refuse_value(value: Any) -> str | None:
+    if not isinstance(value, torch.Tensor):
+        return refuse_size(value)
+    if value.dtype not in DTYPES:
+        return f"dtype {dtype_name(value.dtype)}"
+    return next((r for r in map(refuse_size, value.shape) if r), None)

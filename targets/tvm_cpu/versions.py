@@ -1,0 +1,28 @@
+"""The TVM that the lowering, the artifacts and their runtime were made for."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from edgecc.errors import MissingToolError
+
+TVM = "0.27.0.post1"
+FFI = "0.1.14.post0"  # 0.1.15 crashes TVM 0.27 while it saves a module or tensorizes
+INSTALL = f"pip install apache-tvm=={TVM} apache-tvm-ffi=={FFI}    (or: pip install 'edgecc[tvm]')"
+
+
+def installed(distribution: str) -> str:
+    """The installed version of a distribution, `""` where it is not installed. Imports nothing."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def require_tvm() -> None:
+    """Raise MissingToolError where TVM is missing, or its ffi is one that crashes."""
+    tvm, ffi = installed("apache-tvm"), installed("apache-tvm-ffi")
+    if not tvm or not ffi:
+        raise MissingToolError("Apache TVM is not installed", hint=INSTALL)
+    if (tvm, ffi) != (TVM, FFI):
+        raise MissingToolError(f"apache-tvm {tvm} with apache-tvm-ffi {ffi} is installed, want {TVM} with {FFI}", hint=INSTALL)

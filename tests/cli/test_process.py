@@ -1,0 +1,110 @@
+"""The command line as a process: start-up time, signals, what goes to which stream, and full disks."""
+
+from __future__ import annotations
+
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import HOST, MODELS
+
+ROOT = Path(__file__).parents[2]
+COMPILE = ["compile", f"{MODELS}:small", "--load", HOST, "--target", "torch_host", "-o", "out"]
+# A job that a shell starts in the background ignores SIGINT, and so would its child: a terminal's does not.
+PROGRAM = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from edgecc.__main__ import main; sys.exit(main())"
+
+
+def start(folder: Path, *words: str, **streams: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.Popen(command, cwd=folder, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["compile", "--help"]])
+def test_help_starts_without_pytorch(tmp_path, words):
+    program = (
+        "import sys; from edgecc.__main__ import main; main(sys.argv[1:]); sys.exit(len({'torch', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, check=True, capture_output=True)
+    assert time.perf_counter() - began < 1  # 0.2 s on an idle machine
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_compile_leaves_nothing(tmp_path, number):
+    process = start(tmp_path, *COMPILE, "--dump-ir", "--insert", f"fuse:wait{{file='{tmp_path}/started'}}", "--progress", "none")
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    assert any(p.name.startswith(".out.") for p in tmp_path.iterdir()), "the dump of the first pass is being written"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "edgecc: interrupted\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["started"]
+
+
+@pytest.mark.slow
+def test_json_stays_pure_whatever_a_model_prints(tmp_path):
+    process = start(tmp_path, "inspect", f"{MODELS}:chatty", "--load", HOST, "--target", "torch_host", "--json")
+    out, err = process.communicate()
+    assert process.returncode == 0 and out.startswith("{") and out.endswith("}\n")
+    assert "python says hello" in err and "the C library says hello" in err
+
+
+@pytest.mark.slow
+def test_a_reader_that_went_away_is_no_error(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    process = start(tmp_path, "passes", stdout=write)
+    os.close(write)
+    assert process.communicate()[1] == "" and process.returncode == 0
+
+
+def test_help_for_a_reader_that_went_away_is_no_error(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    process = start(tmp_path, "--help", stdout=write)
+    os.close(write)
+    assert process.communicate()[1] == "" and process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_a_table_and_a_bar(tmp_path):
+    leader, follower = pty.openpty()
+    process = start(tmp_path, *COMPILE, stdout=follower, stderr=follower)
+    os.close(follower)
+    shown = b""
+    while process.poll() is None or shown:
+        try:
+            chunk = os.read(leader, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+        shown += chunk
+    process.wait()
+    os.close(leader)
+    text = shown.decode()
+    assert process.returncode == 0
+    assert "fuse: double-negation" in text and "\x1b[" in text
+    assert "─" in text and "verified  on torch host: 3 cases, equal bit for bit" in text
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_clear_error(tmp_path):
+    """The limit on a file's size stands for the disk: it fails in the same writers with the same kind of error."""
+    limited = PROGRAM.replace(
+        "sys.exit(main())", "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.exit(main())"
+    )
+    assert resource.RLIMIT_FSIZE
+    command = [sys.executable, "-c", limited, *COMPILE, "--progress", "none"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("edgecc: error: cannot write out: File too large\n")
+    assert list(tmp_path.iterdir()) == []
