@@ -22,7 +22,8 @@ else:
 @dataclass(frozen=True)
 class Recipe:
     """`model`, `factory` and `inputs` are MODEL, `--model` and `--input` of the command line; empty where a model was
-    given as a Python object. `target_options` are fields of the target's class, `load` files of passes and targets.
+    given as a Python object. `target_options` are fields of the target's class, `load` files of passes and targets,
+    `calibration` an `.npz` of inputs or a folder of such files.
     """
 
     model: str = ""
@@ -30,6 +31,7 @@ class Recipe:
     inputs: tuple[str, ...] = ()
     target: str = ""
     load: tuple[str, ...] = ()
+    calibration: str = ""
     target_options: Mapping[str, Any] = field(default_factory=dict)
     options: CompileOptions = field(default_factory=CompileOptions)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from edgecc.errors import UsageError
+from edgecc.ir.signature import Signature, TensorSpec
 from edgecc.pipeline.context import Sample
 from edgecc.pipeline.numerics import Distance, compare
 from edgecc.targeting.base import Arrays, Runner
@@ -40,18 +41,44 @@ def read(directory: Path) -> list[tuple[Arrays, Arrays]]:
 
 def read_case(path: Path) -> tuple[Arrays, Arrays]:
     """Inputs and outputs by name of one `.npz` file. Raises UsageError where it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
+    arrays = _arrays(path)
     inputs, outputs = ({k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(side)} for side in ("input/", "output/"))
     return inputs, outputs
 
 
+def _arrays(path: Path) -> Arrays:
+    try:
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise UsageError(f"{path} holds one array without a name, want an .npz", hint="numpy.savez(file, x=x) writes one")
+            return {key: stored[key] for key in stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+
+
+def read_samples(path: Path, signature: Signature) -> list[Sample]:
+    """Inputs from an `.npz` file with an array for each input, `NAME` or `input/NAME`, or from all files of a folder by name.
+
+    Raises UsageError for a file that is damaged or does not fit the signature.
+    """
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise UsageError(f"{path} holds no .npz file", hint="numpy.savez(file, x=x) writes one")
+    specs = {s.name: s for s in signature.inputs}
+    samples = []
+    for file in files:
+        named = {k.removeprefix("input/"): array for k, array in _arrays(file).items() if not k.startswith("output/")}
+        try:
+            samples.append(signature.bind({name: to_tensor(array, specs.get(name)) for name, array in named.items()}))
+        except UsageError as error:
+            raise UsageError(f"{file}: {error.message}", hint=error.hint) from error
+    return samples
+
+
 def run_cases(runner: Runner, cases: Sequence[tuple[Arrays, Arrays]]) -> Distance:
     """The worst distance of the artifact's outputs to the stored ones."""
-    got = [runner.run(inputs) for inputs, _ in cases]
+    got = runner.run_many([inputs for inputs, _ in cases])
     return compare([_ordered(want, want) for _, want in cases], [_ordered(want, have) for (_, want), have in zip(cases, got, strict=True)])
 
 
@@ -60,6 +87,15 @@ def _ordered(want: Arrays, have: Mapping[str, np.ndarray[Any, Any]]) -> list[tor
     if missing:
         raise UsageError(f"the artifact gave no output {missing}; it gave {list(have)}")
     return [torch.from_numpy(np.ascontiguousarray(have[name])).reshape(have[name].shape) for name in want]
+
+
+def to_tensor(array: np.ndarray[Any, Any], spec: TensorSpec | None) -> torch.Tensor:
+    """The tensor of an array; float32 stands for bfloat16, which numpy lacks. Raises UsageError for a dtype that no tensor has."""
+    try:
+        tensor = torch.from_numpy(array)
+    except TypeError as error:
+        raise UsageError(f"an input has dtype {array.dtype}, which no model takes") from error
+    return tensor.to(torch.bfloat16) if spec is not None and spec.dtype == torch.bfloat16 and tensor.dtype == torch.float32 else tensor
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:

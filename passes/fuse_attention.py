@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecc.rewrite.pattern import Examples
 from edgecc.rewrite.rewrite_pass import Match, Replacement, RewritePass, Rule, Where
 
 _SCALE, _FILL = 1.2345e-1, -1.2345e4  # mark the literals in the traced patterns
 _MASKED = -1e4  # exp(-1e4) is 0 in float32, so a weight that this is added to is exactly 0
 # Sizes are distinct primes: batch 2, key heads 3, group 5, queries 7, keys 11, channels 13 and 17 of the values.
 _QUERIES, _KEYS, _VALUES, _MASK = (2, 3, 7, 13), (2, 3, 11, 13), (2, 3, 11, 17), (7, 11)
-_SHAPES = {"q": _QUERIES, "k": _KEYS, "v": _VALUES, "mask": _MASK, "keep": torch.ones(_MASK, dtype=torch.bool)}
-_GROUPED = {**_SHAPES, "q": (2, 15, 7, 13)}
-_WINDOWS = {"q": (6, 5, 7, 11), "k": (6, 5, 7, 11), "v": (6, 5, 7, 13), "bias": (5, 7, 7), "mask": (3, 1, 7, 7)}
+_SHAPES: Examples = {"q": _QUERIES, "k": _KEYS, "v": _VALUES, "mask": _MASK, "keep": torch.ones(_MASK, dtype=torch.bool)}
+_GROUPED: Examples = {**_SHAPES, "q": (2, 15, 7, 13)}
+_WINDOWS: Examples = {"q": (6, 5, 7, 11), "k": (6, 5, 7, 11), "v": (6, 5, 7, 13), "bias": (5, 7, 7), "mask": (3, 1, 7, 7)}
 
 Scores = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -70,7 +71,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: floa
         mask = mask.unsqueeze(0) if mask is not None and mask.dim() == 3 else mask
         return _attention(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), mask, scale, is_causal=is_causal).squeeze(0)
     grouped = q.shape[1] != k.shape[1]
-    return torch.ops.aten.scaled_dot_product_attention.default(q, k, v, mask, 0.0, is_causal, scale=scale, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=scale, enable_gqa=grouped)
 
 
 def _unmasked(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -139,38 +140,41 @@ def _masks(match: Match) -> str | None:
     return _fits(match)
 
 
-def _is_causal(match: Match) -> str | None:
-    """Whether an additive mask is the constant that hides all later keys and nothing else."""
+def _is_zero(match: Match) -> str | None:
+    """Whether an additive mask is a constant that hides nothing."""
     mask = match.weight("mask")
-    if mask is None or mask.dim() < 2 or mask.numel() != mask.shape[-2] * mask.shape[-1]:
+    return "the mask is no constant zero" if mask is None or bool(mask.any()) else _fits(match)
+
+
+def _is_causal(match: Match) -> str | None:
+    """Whether an additive mask is a constant that hides all later keys and nothing else."""
+    mask = match.weight("mask")
+    if mask is None or not _is_as_large_as_scores(match, mask):
         return "the mask is no constant matrix"
-    later = torch.ones(mask.shape[-2:], dtype=torch.bool).triu(1)
-    matrix = mask.reshape(mask.shape[-2:])
-    if bool((matrix[~later] != 0).any()) or bool((matrix[later] > _MASKED).any()):
+    earlier = torch.ones(mask.shape[-2:], dtype=torch.bool).tril()
+    if bool((mask[..., earlier] != 0).any()) or bool((mask[..., ~earlier] > _MASKED).any()):
         return "the mask is not causal"
-    return _covers(match, mask) or _fits(match)
+    return _fits(match)
 
 
 def _hides_later(visible: bool) -> Where:
-    """Whether a Boolean mask is the constant that tells earlier keys (`visible`) from later ones."""
+    """Whether a Boolean mask is a constant that tells earlier keys (`visible`) from later ones."""
 
     def where(match: Match) -> str | None:
         mask = match.weight("keep")
-        if mask is None or mask.dim() < 2 or mask.numel() != mask.shape[-2] * mask.shape[-1]:
+        if mask is None or not _is_as_large_as_scores(match, mask):
             return "the mask is no constant matrix"
-        matrix = mask.reshape(mask.shape[-2:])
-        earlier = torch.ones(matrix.shape, dtype=torch.bool).tril()
-        if not torch.equal(matrix.bool(), earlier if visible else ~earlier):
+        earlier = torch.ones(mask.shape[-2:], dtype=torch.bool).tril()
+        if bool((mask.bool() != (earlier if visible else ~earlier)).any()):
             return "the mask is not causal"
-        return _covers(match, mask) or _masks(match)
+        return _masks(match)
 
     return where
 
 
-def _covers(match: Match, mask: Tensor) -> str | None:
-    """Whether a mask is as large as the scores, not broadcast."""
-    scores = (match.shape("q")[-2], match.shape("k")[-2])
-    return None if tuple(mask.shape[-2:]) == scores else f"the mask has shape {list(mask.shape)}, the scores {_text(scores)}"
+def _is_as_large_as_scores(match: Match, mask: Tensor) -> bool:
+    """Whether the mask has a row for each query and a column for each key, not broadcast."""
+    return tuple(mask.shape[-2:]) == (match.shape("q")[-2], match.shape("k")[-2])
 
 
 def _text(shape: Sequence[object]) -> str:
@@ -231,6 +235,7 @@ def _window_shapes(match: Match) -> str | None:
 def _rules() -> Sequence[Rule]:
     """The most special ones first: grouped before plain, causal before any mask."""
     conditions: list[tuple[str, Replacement, Where]] = [
+        ("added", _unmasked, _is_zero),
         ("added", _causal, _is_causal),
         ("kept", _causal, _hides_later(visible=True)),
         ("filled", _causal, _hides_later(visible=False)),
@@ -262,7 +267,7 @@ class FuseAttention(RewritePass):
 
     Targets get one form: `(q, k, v, attn_mask, 0.0, is_causal, scale=, enable_gqa=)` with tensors of four axes, an
     explicit scale, and a mask that is None or float and added to the scores. A constant causal mask becomes
-    `is_causal`. Keys and values repeated for grouped queries become `enable_gqa`. Boolean masks become float ones,
+    `is_causal`, a constant zero none. Keys and values repeated for grouped queries become `enable_gqa`. Boolean masks become float ones,
     because a row that is masked everywhere averages all values in the eager spelling.
     """
 

@@ -41,13 +41,16 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: floa
     order = [i for i in range(x.dim()) if i != x.dim() + axis]
     moved = x if axis == -1 else x.permute([*order, x.dim() + axis])
     size = [moved.shape[-1]]
-    flat = [None if p is None else p if p.dim() == 1 else p.reshape(-1) for p in (weight, bias)]
-    result = F.layer_norm(moved, size, *flat, eps)
+    result = F.layer_norm(moved, size, _vector(weight), _vector(bias), eps)
     if axis == -1:
         return result
     back = list(range(x.dim() - 1))
     back.insert(x.dim() + axis, x.dim() - 1)
     return result.permute(back)
+
+
+def _vector(parameter: Tensor | None) -> Tensor | None:
+    return parameter if parameter is None or parameter.dim() == 1 else parameter.reshape(-1)
 
 
 def _is_vector(match: Match, axis: int) -> str | None:
@@ -95,7 +98,11 @@ _SEPARATE_AFFINE = (
         lambda x, weight, bias, eps: _layer_norm(x, weight, bias, eps, -1),
         _last,
     ),
-    Rule(lambda x, weight, eps=_EPS: F.layer_norm(x, (8,), eps=eps) * weight, lambda x, weight, eps: _layer_norm(x, weight, None, eps, -1), _last),
+    Rule(
+        lambda x, weight, eps=_EPS: F.layer_norm(x, (8,), eps=eps) * weight,
+        lambda x, weight, eps: _layer_norm(x, weight, None, eps, -1),
+        _last,
+    ),
     Rule(
         lambda x, weight, bias, eps=_EPS: F.layer_norm(x, (8,), weight, eps=eps) + bias,
         lambda x, weight, bias, eps: _layer_norm(x, weight, bias, eps, -1),

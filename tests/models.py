@@ -63,7 +63,8 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
             if parameter.numel() > 1 and parameter.is_floating_point() and bool((parameter == parameter.flatten()[0]).all()):
                 parameter.add_(0.25 * torch.randn(parameter.shape, generator=generator))
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                assert module.running_mean is not None and module.running_var is not None
                 module.running_mean.normal_(0.0, 0.3, generator=generator)
                 module.running_var.uniform_(0.5, 1.5, generator=generator)
 

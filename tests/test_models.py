@@ -21,12 +21,17 @@ DYNAMIC = [name for name, model in ZOO.items() if model.dims]
 
 
 @pytest.fixture(autouse=True)
-def _no_fused_encoder_kernels() -> Iterator[None]:
-    """nn.TransformerEncoderLayer and nn.MultiheadAttention take other kernels in eager mode than they trace to; switched off, all is bit-equal."""
-    before = torch.backends.mha.get_fastpath_enabled()
+def _one_kernel_and_one_thread() -> Iterator[None]:
+    """nn.TransformerEncoderLayer and nn.MultiheadAttention run fused kernels in eager mode that they do not trace to: off, all is bit-equal.
+
+    One thread: with models this small the threads of torch cost more than the work.
+    """
+    fused, threads = torch.backends.mha.get_fastpath_enabled(), torch.get_num_threads()
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.set_num_threads(1)
     yield
-    torch.backends.mha.set_fastpath_enabled(before)
+    torch.backends.mha.set_fastpath_enabled(fused)
+    torch.set_num_threads(threads)
 
 
 _built = cache(build)

@@ -29,6 +29,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="the run directory to write (MODEL-TARGET)")
     parser.add_argument("--cpu", help="target option: the processor")
     parser.add_argument("--triple", help="target option: the platform as LLVM names it")
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE.npz|DIR",
+        help="check these inputs too: an .npz with an array for each input, or a folder of such files",
+    )
     settings.add_load(parser)
     debugging.add_flags(parser)
 
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
 
 
 def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: bool, session: Session) -> Answer:
-    from edgecc import compiler
+    from edgecc import compiler, reference
 
     registry = settings.registry(recipe.load)
     target = registry.create_target(recipe.target, recipe.target_options)
@@ -72,6 +77,7 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
         output,
         bool(args.overwrite),
         instruments,
+        reference.read_samples(Path(recipe.calibration), loaded.program.signature) if recipe.calibration else (),
         progress=session.terminal.progress,
     )
     report = compiler.compile_job(job).report if lowers else compiler.rewrite_job(job)

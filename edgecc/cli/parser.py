@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgecc.cli.command import Command
+from edgecc.cli.process import write
 from edgecc.cli.progress import STYLES
-from edgecc.cli.terminal import write
 from edgecc.diagnostics import nearest
 from edgecc.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""The process around a command: signals, a standard output that nobody else writes to, PyTorch's threads."""
+"""The process around a command: signals, streams, warnings, PyTorch's threads."""
 
 from __future__ import annotations
 
@@ -72,6 +72,16 @@ def own_stdout() -> Iterator[TextIO]:
         finally:
             os.dup2(kept, descriptor)
             os.close(kept)
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write and flush. A reader that went away (`| head -1`) is no error: the rest is dropped."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        # The bytes left in the buffer would raise again when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager

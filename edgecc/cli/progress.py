@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
+from edgecc.cli.process import write
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -42,8 +44,7 @@ class Lines(Progress):
 
     def step(self, what: str) -> None:
         super().step(what)
-        self.stream.write(f"[{self.count}/{self.total}] {what}\n")
-        self.stream.flush()
+        write(self.stream, f"[{self.count}/{self.total}] {what}\n")
 
 
 class Bar(Progress):
@@ -54,6 +55,7 @@ class Bar(Progress):
         self.bar = _bar(stream)
         self.task = self.bar.add_task("")
         self.bar.start()
+        self.closed = False
 
     def step(self, what: str) -> None:
         super().step(what)
@@ -63,9 +65,11 @@ class Bar(Progress):
     def paused(self) -> Iterator[None]:
         self.bar.stop()
         yield
-        self.bar.start()
+        if not self.closed:
+            self.bar.start()
 
     def close(self) -> None:
+        self.closed = True
         self.bar.stop()
 
 

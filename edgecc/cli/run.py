@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,6 @@ from edgecc.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgecc.ir.signature import TensorSpec
     from edgecc.targeting.base import Arrays
 
 
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
 
 def _read_inputs(given: list[str], manifest: Mapping[str, Any]) -> Arrays:
     """The inputs by name, checked against the manifest. Raises UsageError that lists everything wrong."""
+    from edgecc.reference import to_tensor
     from edgecc.verification import signature_of
 
     arrays: Arrays = {}
@@ -64,7 +65,7 @@ def _read_inputs(given: list[str], manifest: Mapping[str, Any]) -> Arrays:
         arrays[name] = _load(name, Path(file))
     signature = signature_of(manifest)
     specs = {s.name: s for s in signature.inputs}
-    signature.bind({name: _tensor(array, specs.get(name)) for name, array in arrays.items()})
+    signature.bind({name: to_tensor(array, specs.get(name)) for name, array in arrays.items()})
     return arrays
 
 
@@ -72,23 +73,13 @@ def _load(name: str, file: Path) -> np.ndarray[Any, Any]:
     import numpy as np
 
     try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with file.open("rb") as stream:
+            array = np.load(stream, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"--input {name}: {file} cannot be read: {error}", hint="numpy.save(file, array) writes one") from error
     if not isinstance(array, np.ndarray):
         raise UsageError(f"--input {name}: {file} holds several arrays, want one", hint="numpy.save(file, array) writes one")
     return array
-
-
-def _tensor(array: np.ndarray[Any, Any], spec: TensorSpec | None) -> Any:
-    """The array as the signature sees it: numpy has no bfloat16, float32 stands for it."""
-    import torch
-
-    try:
-        tensor = torch.from_numpy(array)
-    except TypeError as error:
-        raise UsageError(f"an input has dtype {array.dtype}, which no model takes") from error
-    return tensor.to(torch.bfloat16) if spec is not None and spec.dtype == torch.bfloat16 and tensor.dtype == torch.float32 else tensor
 
 
 def _write(file: Path, outputs: Arrays) -> None:

@@ -27,6 +27,7 @@ _KEYS = {
     "inputs": "input",
     "target": "target",
     "load": "load",
+    "calibration": "calibration",
     "target_options.cpu": "cpu",
     "target_options.triple": "triple",
     "options.seed": "seed",

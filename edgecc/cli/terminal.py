@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from edgecc.cli.process import write
 from edgecc.cli.progress import Progress
 
 
@@ -41,16 +41,6 @@ class Terminal:
         cells = [["" if c is None else str(c) for c in row] for row in rows]
         right = [all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
         self.print(_rich_table(columns, cells, right, self.out) if self.out.isatty() else _plain_table(columns, cells, right, indent))
-
-
-def write(stream: TextIO, text: str) -> None:
-    """Write and flush. A reader that went away (`| head -1`) is no error: the rest is dropped."""
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        # The bytes left in the buffer would raise again when the interpreter exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _plain_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], indent: str) -> str:

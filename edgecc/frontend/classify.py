@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import difflib
 import enum
 import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecc.diagnostics import nearest
 from edgecc.errors import UsageError
 from edgecc.ir.pickle_scan import Scan, scan_pickle, scan_stream
 from edgecc.ir.zips import open_zip
@@ -52,6 +53,8 @@ def classify(path: Path) -> Found:
         return _classify_zip(path)
     if _is_safetensors(path, head):
         return Found(Kind.SAFETENSORS)
+    if path.suffix == ".py":
+        raise UsageError(f"{path} is Python source", hint=f"name the function that makes the model: {path}:{_first_function(path)}")
     foreign = _foreign(path, head)
     if foreign:
         raise UsageError(f"{path} is {foreign}, not a PyTorch model", hint=_HINT)
@@ -112,8 +115,6 @@ def _is_safetensors(path: Path, head: bytes) -> bool:
 
 def _foreign(path: Path, head: bytes) -> str:
     """What a file of another world is, in words; `""` where unknown."""
-    if path.suffix == ".py":
-        return "Python source: name the function that makes the model, as in " + f"{path}:factory"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer (run `git lfs pull` to get the file itself)"
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
@@ -134,8 +135,18 @@ def _foreign(path: Path, head: bytes) -> str:
     return found
 
 
+def _first_function(path: Path) -> str:
+    """The first public function of a Python file, read and not run; `factory` where there is none."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return "factory"
+    return next((n.name for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")), "factory")
+
+
 def _neighbour(path: Path) -> str:
     """A hint with the nearest name in the same directory."""
     if not path.parent.is_dir():
         return f"there is no directory {path.parent} either"
-    return nearest(path.name, (p.name for p in path.parent.iterdir()))
+    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else _HINT

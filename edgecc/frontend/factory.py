@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,12 +27,11 @@ _HINT = "write file.py:factory or package.module:factory; the factory returns a 
 
 @dataclass(frozen=True)
 class Made:
-    """What a factory made: a module, and example inputs where it gave some."""
+    """What a factory made: a module, and its example inputs, none where it gave none."""
 
     module: torch.nn.Module
     args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] | None = None
-    has_examples: bool = False
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 def is_factory(source: str) -> bool:
@@ -62,7 +61,7 @@ def make(source: str) -> Made:
             raise UsageError(f"{source} is {type(factory).__name__}, not a function that makes a model", hint=_HINT)
         try:
             made = factory()
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # the user's code may raise anything; it is reported with its line
             raise UsageError(f"{source} failed: {_described(error)}") from error
     return _unpack(made, source)
 
@@ -75,11 +74,11 @@ def _unpack(made: Any, source: str) -> Made:
         raise UsageError(f"{source} returned {kinds}, want a torch.nn.Module or (module, example_inputs)")
     module, examples = made
     if isinstance(examples, torch.Tensor):
-        return Made(module, (examples,), {}, True)
+        return Made(module, (examples,))
     if isinstance(examples, dict):
-        return Made(module, (), {str(k): v for k, v in examples.items()}, True)
+        return Made(module, (), {str(k): v for k, v in examples.items()})
     if isinstance(examples, (tuple, list)):
-        return Made(module, tuple(examples), {}, True)
+        return Made(module, tuple(examples))
     raise UsageError(f"{source} returned example inputs of type {type(examples).__name__}, want a tuple, a dict by parameter or a tensor")
 
 
@@ -95,7 +94,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and inspect look a class up by the name of its module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # the user's code may raise anything; it is reported with its line
         del sys.modules[name]
         raise UsageError(f"{path} could not be imported: {_described(error)}") from error
     return module
@@ -108,7 +107,7 @@ def _import_package(name: str) -> ModuleType:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise UsageError(f"there is no module {error.name!r}", hint=_HINT) from error
         raise UsageError(f"{name} could not be imported: {_described(error)}") from error
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # the user's code may raise anything; it is reported with its line
         raise UsageError(f"{name} could not be imported: {_described(error)}") from error
 
 

@@ -15,6 +15,7 @@ import torch
 from edgecc.errors import MissingToolError, RefusedError, UsageError
 from edgecc.frontend.classify import Kind, classify
 from edgecc.frontend.factory import Made
+from edgecc.frontend.reason import reason
 
 _LENGTH = 128
 
@@ -46,15 +47,14 @@ def load_directory(path: Path) -> tuple[Made, tuple[str, ...]]:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-        except Exception as error:
-            raise UsageError(f"transformers cannot load {path}: {_first_line(error)}") from error
+        except Exception as error:  # transformers raises whatever the configuration at hand leads to
+            raise UsageError(f"transformers cannot load {path}: {reason(error)}") from error
     _require_complete(path, cls.__name__, info)
     model.config.use_cache = False
-    kwargs = _example_inputs(model)
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     notes: tuple[str, ...] = (f"{cls.__name__} of transformers {transformers.__version__}, attention {attention}",)
     notes += (f"weights cast from {stored} to float32",) if stored != "float32" else ()
-    return Made(model.eval(), (), kwargs, bool(kwargs)), notes
+    return Made(model.eval(), (), _example_inputs(model)), notes
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -152,7 +152,3 @@ def _quiet(transformers: Any) -> Iterator[None]:
         control.set_verbosity(level)
         if bar:
             control.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -125,7 +125,7 @@ def _load_hugging_face(path: Path, specs: Sequence[InputSpec], options: Options,
 def _capture(made: Made, specs: Sequence[InputSpec], options: Options, source: str, notes: tuple[str, ...] = ()) -> Loaded:
     if not options.allow_nonfinite:
         check_finite(made.module)
-    call = bind_inputs(made.module, made.args, made.kwargs or {}, specs, seed=options.seed)
+    call = bind_inputs(made.module, made.args, made.kwargs, specs, seed=options.seed)
     made.module.eval()
     program = trace(made.module, call.args, call.kwargs, dims=call.dims)
     return Loaded(program, eager(made.module, call.args, call.kwargs), source, notes)
@@ -142,7 +142,7 @@ def _unpickle(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, weights_only=False, map_location="cpu")
-    except Exception as error:
+    except Exception as error:  # unpickling runs code of the file, which may raise anything
         raise UsageError(
             f"{path} cannot be unpickled: {type(error).__name__}: {error}", hint="is the code that defines the model importable?"
         ) from error

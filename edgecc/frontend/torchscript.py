@@ -24,6 +24,7 @@ from edgecc.diagnostics import nearest
 from edgecc.errors import CaptureError, RefusedError, UsageError
 from edgecc.frontend.finite import check_finite
 from edgecc.frontend.input_spec import InputSpec, example_sizes, example_tensor
+from edgecc.frontend.reason import reason
 from edgecc.ir.capture import trace
 from edgecc.ir.program import Program
 
@@ -43,7 +44,7 @@ def capture_torchscript(
         try:
             module = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
-            raise UsageError(f"{path} is a damaged TorchScript archive: {_first_line(error)}") from error
+            raise UsageError(f"{path} is a damaged TorchScript archive: {reason(error)}") from error
     if not allow_nonfinite:
         check_finite(module)
     names, examples = _examples(module, specs, seed)
@@ -96,8 +97,8 @@ def _convert(path: Path, module: Any, examples: tuple[torch.Tensor, ...]) -> fx.
         try:
             exported = TS2EPConverter(module, examples, {}).convert()
             owner = exported.module(check_guards=False)
-        except Exception as error:
-            raise CaptureError(f"torch cannot convert the TorchScript archive {path}: {_first_line(error)}", hint=_HINT) from error
+        except Exception as error:  # the converter raises whatever the operator at hand did
+            raise CaptureError(f"torch cannot convert the TorchScript archive {path}: {reason(error)}", hint=_HINT) from error
     assert isinstance(owner, fx.GraphModule)
     return fx.GraphModule(owner, owner.graph, "TorchScript")
 
@@ -116,7 +117,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from edgecc.errors import MissingToolError, RefusedError, UsageError
+from edgecc.frontend.reason import reason
 from edgecc.ir.dtypes import dtype_name
 
 Weights = Mapping[str, torch.Tensor]
@@ -43,9 +44,9 @@ def read_checkpoint(path: Path) -> tuple[Weights, tuple[str, ...]]:
             warnings.simplefilter("ignore")
             content = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
-        raise RefusedError(f"{path} holds more than weights: {_first_line(error)}", hint="save only model.state_dict()") from error
+        raise RefusedError(f"{path} holds more than weights: {reason(error)}", hint="save only model.state_dict()") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} is damaged: {_first_line(error)}", hint="copy or download the file again") from error
+        raise UsageError(f"{path} is damaged: {reason(error)}", hint="copy or download the file again") from error
     return weights_in(content, str(path))
 
 
@@ -120,7 +121,3 @@ def _near(name: str, known: Iterable[str]) -> str:
     """` (did you mean ...?)` for a name that differs in little."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

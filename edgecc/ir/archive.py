@@ -7,6 +7,7 @@ dynamic dimensions, which torch.export does not keep, travel in an extra JSON en
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -36,7 +37,12 @@ _NAMES = "edgecc.json"
 
 
 def save(program: Program, file: Path | IO[bytes]) -> None:
-    """Write `program` as a `.pt2` that edgecc and torch.export.load both read."""
+    """Write `program` as a `.pt2` that edgecc and torch.export.load both read.
+
+    The archive is made in memory first: torch's own file writer ends the process where the disk is full. Its bytes do
+    not depend on the name of the file.
+    """
+    made = io.BytesIO()
     signature = program.signature
     names = {
         "inputs": [s.name for s in signature.inputs],
@@ -45,7 +51,11 @@ def save(program: Program, file: Path | IO[bytes]) -> None:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(export(program), file, extra_files={_NAMES: json.dumps(names, sort_keys=True)})
+        torch.export.save(export(program), made, extra_files={_NAMES: json.dumps(names, sort_keys=True)})
+    if isinstance(file, Path):
+        file.write_bytes(made.getbuffer())
+    else:
+        file.write(made.getbuffer())
 
 
 def load(path: Path) -> Program:

@@ -62,9 +62,6 @@ _EXPRESSION_NODES = (
     *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.USub, ast.UAdd, ast.Invert, ast.BitAnd, ast.BitOr),
     *(ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE),
 )
-_CONTAINERS = frozenset(
-    {"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", "collections.deque", "builtins.NoneType"}
-)
 
 
 def check_model_json(model: Any, entry: str) -> None:
@@ -246,22 +243,6 @@ _CHECKS: dict[str, Callable[[Any, str], None]] = {
     "metadata": _check_metadata,
 }
 _REFUSED = {"custom_obj": "a torchbind object", "as_custom_obj": "a torchbind object", "custom_obj_name": "a torchbind object"}
-
-
-def unknown_containers(model: Any) -> list[str]:
-    """Types of nested inputs and outputs that are not Python's own containers; their package must be imported to load them."""
-    found: dict[str, None] = {}
-
-    def visit(node: dict[str, Any]) -> None:
-        if node["type"] is not None and node["type"] not in _CONTAINERS:
-            found.setdefault(str(node["type"]))
-        for child in node["children_spec"]:
-            visit(child)
-
-    for field, value in _fields(model):
-        if field in ("in_spec", "out_spec") and value:
-            visit(json.loads(value)[1])
-    return list(found)
 
 
 def _refused(entry: str, reason: str) -> RefusedError:

@@ -18,17 +18,20 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from edgecc.errors import RefusedError, UsageError
-from edgecc.ir.archive_json import check_model_json, check_payload_json, unknown_containers
+from edgecc.ir.archive_containers import use_plain_containers
+from edgecc.ir.archive_json import check_model_json, check_payload_json
 from edgecc.ir.pickle_scan import Scan, scan_pickle, scan_stream
 from edgecc.ir.zips import open_zip
 
@@ -46,6 +49,7 @@ _CODE = {
     "data/constants/custom_obj_": "a torchbind object, which is code of an extension",
     "data/constants/opaque_obj_": "a pickled object",
 }
+_DAMAGE = (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _HINT = "export the model again with torch.export.save from sources that you trust"
 
 
@@ -60,11 +64,37 @@ def load_checked(path: Path, extra_files: dict[str, str]) -> torch.export.Export
     Raises RefusedError, or UsageError for an archive that is broken or of a version that torch does not read.
     """
     copy = checked_copy(path)
+    with _logged_errors() as logged:
+        try:
+            return torch.export.load(copy, extra_files=extra_files)
+        except Exception as error:  # torch raises whatever the entry at hand led to, or logs it and raises something vague
+            cause = logged[0] if logged else error
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            raise UsageError(f"torch.export cannot load {path}: {reason}", hint=_HINT) from error
+
+
+@contextmanager
+def _logged_errors() -> Iterator[list[BaseException]]:
+    """Collect the exceptions that torch.export logs, in place of printing them."""
+    logger = logging.getLogger("torch.export")
+    handler, propagates = _Collector(), logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
     try:
-        return torch.export.load(copy, extra_files=extra_files)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"torch.export cannot load {path}: {reason}", hint=_HINT) from error
+        yield handler.errors
+    finally:
+        logger.propagate = propagates
+        logger.removeHandler(handler)
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1]:
+            self.errors.append(record.exc_info[1])
 
 
 def checked_copy(path: Path) -> io.BytesIO:
@@ -80,7 +110,7 @@ def checked_copy(path: Path) -> io.BytesIO:
                 raise UsageError(f"{path} holds no exported model: {', '.join(list(entries)[:6])}", hint=_HINT)
             for name, info in entries.items():
                 checked.writestr(zipfile.ZipInfo(root + name), _checked(name, archive.read(info)))
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError, RecursionError) as error:
+    except _DAMAGE as error:
         raise UsageError(
             f"{path} cannot be read as an archive of torch.export: {error}", hint="the file may be truncated; copy it again"
         ) from error
@@ -116,7 +146,7 @@ def _checked(name: str, data: bytes) -> bytes:
     if _MODEL.match(name):
         model = json.loads(data.decode("utf-8"))
         check_model_json(model, name)
-        _require_known_containers(model)
+        use_plain_containers(model)
         return json.dumps(model).encode()
     if _PAYLOADS.match(name):
         check_payload_json(json.loads(data.decode("utf-8")), name)
@@ -152,14 +182,3 @@ def _scans(data: bytes) -> list[Scan]:
         return [scan_stream(data, limit=16)]
     with open_zip(io.BytesIO(data)) as nested:
         return [scan_pickle(nested.read(i)) for i in nested.infolist() if i.filename.endswith(".pkl")]
-
-
-def _require_known_containers(model: object) -> None:
-    from torch.utils import _pytree as pytree
-
-    unknown = [t for t in unknown_containers(model) if t not in pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE]
-    if unknown:
-        raise UsageError(
-            f"the model takes or returns {', '.join(unknown)}, and no imported module defines that type",
-            hint="let the model take and return tensors, tuples, lists and dicts, and export it again",
-        )

@@ -236,7 +236,7 @@ def _inherit_backwards(graph: fx.Graph) -> None:
 def _signature(exported: torch.export.ExportedProgram, inputs: list[fx.Node], outputs: list[fx.Node], names: Names) -> Signature:
     dims = []
     for symbol, limits in exported.range_constraints.items():
-        upper = int(limits.upper) if limits.upper.is_finite and int(limits.upper) < UNBOUNDED else None
+        upper = int(limits.upper) if limits.upper.is_Integer and int(limits.upper) < UNBOUNDED else None
         dims.append(Dim(names.dims.get(str(symbol), str(symbol)), max(int(limits.lower), 1), upper, str(symbol)))
     renamed = {d.symbol: d.name for d in dims}
     used = {s for node in inputs for size in node.meta["val"].shape for s in size_symbols(size)}

@@ -11,18 +11,18 @@ from torch import fx
 from edgecc.ir.fake import size_expression
 from edgecc.ir.program import Program
 from edgecc.rewrite import permutation
-from edgecc.rewrite.expression import Call, Literal, Product, Shape, Sum, Term, shape_of
+from edgecc.rewrite.expression import Literal, Product, Shape, Sum, Term, shape_of
 from edgecc.rewrite.pattern import trace_call
 
 aten = torch.ops.aten
 
 
-class NotEmittable(Exception):
+class NotEmittableError(Exception):
     """A term has no operator that computes it."""
 
 
 def emit(program: Program, before: fx.Node, term: Term) -> fx.Node | float:
-    """Nodes that compute a term, inserted before a node. Raises NotEmittable."""
+    """Nodes that compute a term, inserted before a node. Raises NotEmittableError."""
     if isinstance(term, fx.Node):
         return term
     if isinstance(term, Literal):
@@ -33,7 +33,7 @@ def emit(program: Program, before: fx.Node, term: Term) -> fx.Node | float:
         return multiply(program, before, term.factors, term.literal)
     source = emit(program, before, term.args[0])
     if not isinstance(source, fx.Node) or term.kind not in ("permute", "reshape"):
-        raise NotEmittable(f"{term.kind} is no node of the program")
+        raise NotEmittableError(f"{term.kind} is no node of the program")
     if term.kind == "permute":
         order = dict(term.attributes)["order"]
         return program.call_before(before, aten.permute.default, source, permutation.axes_of(order, len(term.shape)))
@@ -41,32 +41,32 @@ def emit(program: Program, before: fx.Node, term: Term) -> fx.Node | float:
 
 
 def multiply(program: Program, before: fx.Node, factors: Sequence[tuple[Term, float]], literal: float = 1.0) -> fx.Node:
-    """`literal * f1**e1 * f2**e2 * ...` from left to right. Raises NotEmittable for exponents other than 1 and -1 and for no factor."""
+    """`literal * f1**e1 * f2**e2 * ...` from left to right. Raises NotEmittableError for exponents other than 1 and -1 and for no factor."""
     result: fx.Node | None = None
     for term, exponent in sorted(factors, key=lambda f: -f[1]):
         factor = emit(program, before, term)
         if abs(exponent) != 1 or not isinstance(factor, fx.Node) or (result is None and exponent < 0):
-            raise NotEmittable(f"a power of {exponent:g} is left over")
+            raise NotEmittableError(f"a power of {exponent:g} is left over")
         operator = aten.mul.Tensor if exponent > 0 else aten.div.Tensor
         result = factor if result is None else program.call_before(before, operator, result, factor)
     if result is None:
-        raise NotEmittable("nothing but a number is left")
+        raise NotEmittableError("nothing but a number is left")
     return result if literal == 1.0 else program.call_before(before, aten.mul.Tensor, result, literal)
 
 
 def add(program: Program, before: fx.Node, start: fx.Node | None, terms: Sequence[tuple[float, Term]], literal: float = 0.0) -> fx.Node:
-    """`start + c1 * t1 + ... + literal` from left to right. Raises NotEmittable."""
+    """`start + c1 * t1 + ... + literal` from left to right. Raises NotEmittableError."""
     result = start
     for scale, term in terms:
         summand = emit(program, before, term)
         if not isinstance(summand, fx.Node):
-            raise NotEmittable("a number stands among the terms")
+            raise NotEmittableError("a number stands among the terms")
         if abs(scale) != 1 or (result is None and scale < 0):
             summand, scale = program.call_before(before, aten.mul.Tensor, summand, scale), 1.0
         operator = aten.add.Tensor if scale > 0 else aten.sub.Tensor
         result = summand if result is None else program.call_before(before, operator, result, summand)
     if result is None:
-        raise NotEmittable("nothing but a number is left")
+        raise NotEmittableError("nothing but a number is left")
     return result if literal == 0.0 else program.call_before(before, aten.add.Tensor, result, literal)
 
 
@@ -86,7 +86,7 @@ def _sizes(program: Program, before: fx.Node, source: fx.Node, shape: Shape) -> 
         else:
             sizes.append(-1)
     if sizes.count(-1) > 1:
-        raise NotEmittable(f"the sizes of [{', '.join(map(str, shape))}] are not known from %{source.name}")
+        raise NotEmittableError(f"the sizes of [{', '.join(map(str, shape))}] are not known from %{source.name}")
     return sizes
 
 
@@ -104,7 +104,9 @@ class Replacements:
         key = (function, tuple(_signature(n) for n in nodes), tuple(numbers.items()))
         module = self._traced.get(key)
         if module is None:
-            module = trace_call(lambda *tensors: function(**dict(zip(names, tensors, strict=True)), **numbers), [n.meta["val"] for n in nodes])
+            module = trace_call(
+                lambda *tensors: function(**dict(zip(names, tensors, strict=True)), **numbers), [n.meta["val"] for n in nodes]
+            )
             self._traced[key] = module
         return _splice(program, before, module, nodes)
 

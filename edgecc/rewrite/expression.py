@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -17,8 +17,8 @@ from torch import fx
 
 from edgecc.ir.fake import size_expression
 
-Size = int | sympy.Expr
-Shape = tuple[Size, ...]
+Size: TypeAlias = "int | sympy.Expr"
+Shape: TypeAlias = tuple[Size, ...]
 
 
 @dataclass(frozen=True)

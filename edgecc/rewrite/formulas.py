@@ -25,7 +25,7 @@ def item_of_tuple(reader: Reader) -> Term | None:
     node = reader.node
     source = node.args[0]
     if node.target is operator.getitem and isinstance(source, fx.Node) and source.target is aten.broadcast_tensors.default:
-        original = source.args[0][node.args[1]]  # type: ignore[index]
+        original: Any = source.args[0][node.args[1]]  # type: ignore[index]
         return reader.operand(original) if shape_of(original) == reader.shape else None
     if node.target is not operator.getitem or not isinstance(source, fx.Node) or source.target not in _PAIRS:
         return None
@@ -249,8 +249,8 @@ def _clamped(reader: Reader, x: Term, low: float | None, high: float | None) -> 
         argument = reader.sum([(1.0, Literal(inner.literal / scale)), (1.0, term)]) if scale != 1 else x
     if argument is not x and isinstance(x, fx.Node):
         reader.look_through(x)
-    limits = {"low": None if low is None else low / scale, "high": None if high is None else high / scale}
-    return scaled(scale, reader.call("clamp", argument, **limits))
+    low, high = (None if limit is None else limit / scale for limit in (low, high))
+    return scaled(scale, reader.call("clamp", argument, low=low, high=high))
 
 
 Limits = tuple[float | None, float | None]
@@ -373,7 +373,7 @@ def _repeat_interleave(reader: Reader, a: Arguments) -> Term | None:
 
 
 def _matmul(reader: Reader, a: Arguments) -> Term | None:
-    left, right = a["self"], a.get("mat2", a.get("other"))
+    left, right = a["self"], a["mat2"] if "mat2" in a else a["other"]
     if not is_algebraic(reader) or min(len(shape_of(left)), len(shape_of(right))) < 2:
         return None
     (c, x), (d, y) = reader.unscaled(left), reader.unscaled(right)
@@ -398,7 +398,12 @@ def _einsum(reader: Reader, a: Arguments) -> Term | None:
     batch = [i for i in out if i in left and i in right]
     free = [[i for i in side if i in out and i not in batch] for side in (left, right)]
     contracted = [i for i in left if i in right and i not in out]
-    names_fit = all(len(set(s)) == len(s) for s in (left, right, out)) and set(left) | set(right) == {*batch, *free[0], *free[1], *contracted}
+    names_fit = all(len(set(s)) == len(s) for s in (left, right, out)) and set(left) | set(right) == {
+        *batch,
+        *free[0],
+        *free[1],
+        *contracted,
+    }
     if not names_fit or [len(free[0]), len(free[1]), len(contracted)] != [1, 1, 1]:
         return None
     (c, x), (d, y) = reader.unscaled(tensors[0]), reader.unscaled(tensors[1])
@@ -429,7 +434,9 @@ def _normalized(reader: Reader, kind: str, a: Arguments, affine: tuple[str, ...]
 
 
 def _swap(a: Arguments, rank: int) -> permutation.Order:
-    return permutation.of_swap(a.get("dim0", a.get("axis0", -1)), a.get("dim1", a.get("axis1", -2)), rank)
+    first = next((a[name] for name in ("dim0", "axis0") if name in a), -1)
+    second = next((a[name] for name in ("dim1", "axis1") if name in a), -2)
+    return permutation.of_swap(first, second, rank)
 
 
 FORMULAS: dict[Any, Read] = {

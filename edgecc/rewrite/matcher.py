@@ -63,13 +63,19 @@ class Rest:
 class NearMiss:
     """The furthest failed attempt: how many of the pattern's expressions agreed, and the first difference.
 
-    `refused` where all of them did, and something else was in the way.
+    `refused` where all of them did, and something else was in the way. `structural` where another operator was found,
+    not just another number or axis.
     """
 
     matched: int
     reason: str
     node: fx.Node
     refused: bool = False
+    structural: bool = False
+
+    def is_near(self, size: int) -> bool:
+        """Whether so much of a pattern of this size was found that a person would call it the same formula."""
+        return self.refused or (3 * self.matched > 2 * size if self.structural else 2 * self.matched >= size - 1)
 
     def is_further_than(self, other: NearMiss | None) -> bool:
         """Whether this says more. A later refusal wins over an earlier one: rules go from special to general."""
@@ -157,7 +163,7 @@ class Matcher:
         elif isinstance(want, Literal) and isinstance(found, Literal):
             yield from self._literal(want, found, state, place)
         else:
-            self._fail(state, f"{place} is {_name(found)}, want {_name(want)}")
+            self._fail(state, f"{place} is {_name(found)}, want {_name(want)}", structural=True)
 
     def _term_of_expression(self, want: Expression, found: Term, state: State, place: str) -> Iterator[tuple[State, float]]:
         opened, nodes = self.form.open(found)
@@ -216,7 +222,7 @@ class Matcher:
 
     def _call(self, want: Call, found: Call, state: State, place: str, node: fx.Node | None) -> Iterator[tuple[State, float]]:
         if want.kind != found.kind or len(want.args) != len(found.args):
-            self._fail(state, f"{place} is {_name(found)}, want {_name(want)}")
+            self._fail(state, f"{place} is {_name(found)}, want {_name(want)}", structural=True)
             return
         different = [(k, w, f) for (k, w), (_, f) in zip(want.attributes, found.attributes, strict=True) if not _equal(w, f)]
         entered = self._entered(state, node, want)
@@ -254,7 +260,14 @@ class Matcher:
                 yield bound, 1.0, Rest(1.0, factors=left)
 
     def _factors(
-        self, wanted: list[tuple[Term, float]], left: tuple[tuple[Term, float], ...], state: State, literal: float, place: str, *, partial: bool
+        self,
+        wanted: list[tuple[Term, float]],
+        left: tuple[tuple[Term, float], ...],
+        state: State,
+        literal: float,
+        place: str,
+        *,
+        partial: bool,
     ) -> Iterator[tuple[State, float, tuple[tuple[Term, float], ...]]]:
         if not wanted:
             if not left or partial:
@@ -265,12 +278,14 @@ class Matcher:
         wanted = self._bound_first(wanted, state, lambda w: w[0])
         (term, exponent), *others = wanted
         if not left and not partial:
-            self._fail(state, f"{place} lacks a factor {self._describe(term)}")
+            self._fail(state, f"{place} lacks the factor {self._describe(term)}", structural=True)
         free = not others and self._is_free(term, state)
         if free and not partial and len(left) > 1:
             rest = tuple((t, e / exponent) for t, e in left)
             if exponent == 1.0:
-                yield from self._one_factor(Product(1.0, rest, broadcast(shape_of(t) for t, _ in rest)), term, 1.0, [], (), state, literal, place, partial)
+                yield from self._one_factor(
+                    Product(1.0, rest, broadcast(shape_of(t) for t, _ in rest)), term, 1.0, [], (), state, literal, place, partial
+                )
             return
         for i, (candidate, found_exponent) in enumerate(left):
             if found_exponent == exponent:
@@ -314,7 +329,14 @@ class Matcher:
                 self._fail(after, f"{place} adds {literal:.6g}, want {want.literal:.6g}")
 
     def _terms(
-        self, wanted: list[tuple[float, Term]], left: tuple[tuple[float, Term], ...], state: State, scale: float | None, place: str, *, partial: bool
+        self,
+        wanted: list[tuple[float, Term]],
+        left: tuple[tuple[float, Term], ...],
+        state: State,
+        scale: float | None,
+        place: str,
+        *,
+        partial: bool,
     ) -> Iterator[tuple[State, float | None, tuple[tuple[float, Term], ...]]]:
         """`scale`: by which factor the program's sum is the pattern's, as far as known."""
         if not wanted:
@@ -326,7 +348,7 @@ class Matcher:
         wanted = self._bound_first(wanted, state, lambda w: w[1])
         (coefficient, term), *others = wanted
         if not left and not partial:
-            self._fail(state, f"{place} lacks a term {self._describe(term)}")
+            self._fail(state, f"{place} lacks {self._describe(term)}", structural=True)
         if not others and self._is_free(term, state) and not partial and len(left) > 1:
             factor = (scale or 1.0) * coefficient
             rest = tuple((c / factor, t) for c, t in left)
@@ -370,13 +392,13 @@ class Matcher:
         anchor = (node or state.here) if state.anchor is None and isinstance(want, Call) else state.anchor
         return replace(state, matched=state.matched + 1, anchor=anchor)
 
-    def _fail(self, state: State, reason: str, *, weak: bool = False) -> None:
+    def _fail(self, state: State, reason: str, *, weak: bool = False, structural: bool = False) -> None:
         """Remember the furthest failure. A weak one tells something only in a large pattern."""
         if weak and self.pattern.size < 4:
             return
         if state.anchor is None:
             return
-        near = NearMiss(state.matched, reason, state.anchor)
+        near = NearMiss(state.matched, reason, state.anchor, structural=structural)
         if near.is_further_than(self.near):
             self.near = near
 
@@ -449,5 +471,7 @@ def _name(term: Term) -> str:
         return term.kind
     if isinstance(term, Product) and len(term.factors) == 1 and term.literal == 1:
         exponent = term.factors[0][1]
-        return {0.5: "a square root", -0.5: "a reciprocal root", -1.0: "a reciprocal", 2.0: "a square"}.get(exponent, f"a power of {exponent:g}")
+        return {0.5: "a square root", -0.5: "a reciprocal root", -1.0: "a reciprocal", 2.0: "a square"}.get(
+            exponent, f"a power of {exponent:g}"
+        )
     return {Sum: "a sum", Product: "a product", Literal: "a number"}.get(type(term), text(term))

@@ -123,4 +123,3 @@ def kinds_of(term: Term) -> set[str]:
         elif isinstance(term, Product):
             pending += [f for f, _ in term.factors]
     return found
-

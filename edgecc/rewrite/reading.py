@@ -96,7 +96,8 @@ class Reader:
         """`c1 * t1 + c2 * t2 + ...`, flattened."""
         literal, terms = 0.0, dict[Term, float]()
         for scale, term in parts:
-            inner, through = self.expanded(term), term
+            inner = self.expanded(term)
+            through: Term | None = term
             if isinstance(inner, Sum) and len(terms) + len(inner.terms) <= LARGEST:
                 literal += scale * inner.literal
                 summands = [(scale * c, t) for c, t in inner.terms]

@@ -18,12 +18,12 @@ from edgecc.ir.ops import operator_name
 from edgecc.ir.program import Program
 from edgecc.pipeline.base import Pass
 from edgecc.pipeline.context import PassContext
-from edgecc.rewrite.emission import NotEmittable, Replacements, add, emit, multiply
+from edgecc.rewrite.emission import NotEmittableError, Replacements, add, emit, multiply
 from edgecc.rewrite.expression import Call, Product, Shape, Sum, Term, shape_of
 from edgecc.rewrite.formulas import permuted
 from edgecc.rewrite.matcher import Matcher, NearMiss, Rest, State, head
 from edgecc.rewrite.normal_form import NormalForm
-from edgecc.rewrite.pattern import Examples, Pattern, compile_pattern
+from edgecc.rewrite.pattern import Examples, compile_pattern
 from edgecc.rewrite.transparent import readers, resolved
 
 aten = torch.ops.aten
@@ -161,7 +161,7 @@ class _Rewriter:
     def _remember(self, matcher: Matcher, rule: Rule) -> None:
         """Keep a near miss: half of the pattern was found; of a look-alike, all."""
         near = matcher.near
-        if near is None or not (near.refused or (rule.replacement is not None and near.matched * 2 >= matcher.pattern.size - 1)):
+        if near is None or not (near.refused if rule.replacement is None else near.is_near(matcher.pattern.size)):
             return
         if near.is_further_than(self.near.get(near.node)):
             self.near[near.node] = near
@@ -195,7 +195,7 @@ class _Rewriter:
         last = root.prev
         try:
             new = self._with_rest(self._emit(replacement, match), root, rest)
-        except NotEmittable as error:
+        except NotEmittableError as error:
             self._undo(last, root)
             return str(error)
         if shape_of(new) != shape_of(root) or new.meta["val"].dtype != root.meta["val"].dtype:
@@ -267,4 +267,3 @@ def _nodes_of(term: Term) -> set[fx.Node]:
     if isinstance(term, Sum):
         return set().union(*(_nodes_of(t) for _, t in term.terms))
     return set().union(*(_nodes_of(t) for t, _ in term.factors)) if isinstance(term, Product) else set()
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,32 +13,14 @@ from edgecc.rewrite.expression import shape_of
 
 aten = torch.ops.aten
 
-_ALWAYS = {aten.alias, aten.clone, aten.contiguous, aten.detach, aten.detach_, aten.lift_fresh_copy, aten.positive}
-_CASTS = {aten.to, aten._to_copy, aten.type_as}
-_DROPOUTS = {aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout}
-_SHAPES = {aten.view, aten.reshape, aten._unsafe_view, aten.expand, aten.flatten, aten.squeeze, aten.slice}
-_NEUTRAL = {aten.mul: 1, aten.div: 1, aten.add: 0, aten.sub: 0}
 
-
-def is_transparent(node: Any) -> bool:
+def is_transparent(node: fx.Node) -> bool:
     """Whether the node is its first argument, value by value. Judged from the node alone."""
-    if not isinstance(node, fx.Node) or not isinstance(node.target, torch._ops.OpOverload):
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
         return False
-    packet = node.target.overloadpacket
-    if packet in _ALWAYS:
-        return True
-    if packet in _DROPOUTS:
-        return bound_arguments(node)["train"] is False or bound_arguments(node)["p"] == 0.0
-    source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node) or not isinstance(node.meta.get("val"), torch.Tensor) or not isinstance(source.meta.get("val"), torch.Tensor):
-        return False
-    if packet in _CASTS:
-        return bool(source.meta["val"].dtype == node.meta["val"].dtype and source.meta["val"].device == node.meta["val"].device)
-    if packet in _SHAPES:
-        return shape_of(source) == shape_of(node) and _keeps_order(node)
-    if packet in _NEUTRAL and len(node.args) > 1 and not node.kwargs:
-        return type(node.args[1]) in (int, float) and node.args[1] == _NEUTRAL[packet] and _same_type(source, node)
-    return False
+    test = _TESTS.get(target.overloadpacket)
+    return test is not None and isinstance(node.args[0], fx.Node) and test(node, node.args[0])
 
 
 def resolved(node: fx.Node) -> fx.Node:
@@ -67,9 +49,45 @@ def is_private(node: fx.Node) -> bool:
     return next(found, None) is not None and next(found, None) is None
 
 
-def _keeps_order(node: fx.Node) -> bool:
-    return node.target != aten.slice.Tensor or bound_arguments(node)["step"] == 1
+def _always(node: fx.Node, source: fx.Node) -> bool:
+    return True
 
 
-def _same_type(source: fx.Node, node: fx.Node) -> bool:
-    return bool(source.meta["val"].dtype == node.meta["val"].dtype)
+def _is_idle_dropout(node: fx.Node, source: fx.Node) -> bool:
+    a = bound_arguments(node)
+    return a["train"] is False or a["p"] == 0.0
+
+
+def _keeps_type(node: fx.Node, source: fx.Node) -> bool:
+    new, old = node.meta["val"], source.meta["val"]
+    return bool(new.dtype == old.dtype and new.device == old.device)
+
+
+def _keeps_shape(node: fx.Node, source: fx.Node) -> bool:
+    return shape_of(node) == shape_of(source)
+
+
+def _is_whole(node: fx.Node, source: fx.Node) -> bool:
+    return bound_arguments(node)["step"] == 1 and _keeps_shape(node, source)
+
+
+def _adds_nothing(neutral: float) -> Test:
+    """Whether the other operand is the neutral number, and the dtype stays."""
+
+    def test(node: fx.Node, source: fx.Node) -> bool:
+        other: Any = node.args[1] if len(node.args) > 1 else None
+        return type(other) in (int, float) and other == neutral and not node.kwargs and _keeps_type(node, source)
+
+    return test
+
+
+Test = Callable[[fx.Node, fx.Node], bool]
+_TESTS: dict[Any, Test] = {
+    **dict.fromkeys([aten.alias, aten.clone, aten.contiguous, aten.detach, aten.detach_, aten.lift_fresh_copy, aten.positive], _always),
+    **dict.fromkeys([aten.to, aten._to_copy, aten.type_as], _keeps_type),
+    **dict.fromkeys([aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout], _is_idle_dropout),
+    **dict.fromkeys([aten.view, aten.reshape, aten._unsafe_view, aten.expand, aten.flatten, aten.squeeze], _keeps_shape),
+    **dict.fromkeys([aten.mul, aten.div], _adds_nothing(1)),
+    **dict.fromkeys([aten.add, aten.sub], _adds_nothing(0)),
+    aten.slice: _is_whole,
+}

@@ -51,6 +51,10 @@ class Runner(ABC):
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Outputs by name for inputs by name. Raises ContractError where the runtime fails, with its message."""
 
+    def run_many(self, cases: Sequence[Mapping[str, np.ndarray[Any, Any]]]) -> list[Arrays]:
+        """`run` for each case; a runtime that loads the model once for all of them overrides this."""
+        return [self.run(case) for case in cases]
+
 
 @dataclass(frozen=True)
 class Lowered:

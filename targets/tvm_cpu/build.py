@@ -55,7 +55,7 @@ def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> lis
         planned = tvm.transform.Sequential(passes)(schedule(module, target))
     executable = tvm.compile(planned, target=target, relax_pipeline=None).mod
     files = []
-    for number, kernels in enumerate(executable.imports):  # none where the program computes nothing
+    for number, kernels in enumerate(m for m in executable.imports if m.kind == "llvm"):  # a program that computes nothing has none
         files.append(folder / f"kernels{number}.o")
         kernels.write_to_file(str(files[-1]))
     np.from_dlpack(tvm.get_global_func("runtime.ModulePackImportsToTensor")(executable)).tofile(folder / "program.bin")

@@ -43,6 +43,7 @@ class ProcessRunner(Runner):
     interface: Interface
     threads: int = 1
     note: str = ""
+    emulated: bool = False
     seconds: float = 600.0
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
@@ -141,7 +142,7 @@ def _emulated(built: Machine, directory: Path, interface: Interface, threads: in
     runner = runner_program(built.triple, root, path)
     command = (program, "-L", built.triple.sysroot, "-cpu", cpu, "-E", f"LD_LIBRARY_PATH={runner.parent / 'lib'}", str(runner))
     other = "" if cpu == built.cpu.name else f" (for {built.cpu.name})"
-    return ProcessRunner(f"{built.triple.emulator} {cpu}{other}", command, directory / MODEL, interface, threads)
+    return ProcessRunner(f"{built.triple.emulator} {cpu}{other}", command, directory / MODEL, interface, threads, emulated=True)
 
 
 def _host(host: Machine, directory: Path, interface: Interface, threads: int, why: str) -> ProcessRunner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,47 @@ def test_a_state_dict_goes_with_its_factory(edgecc, tmp_path):
     assert edgecc("compile", "weights.pt", *flags, "-o", "out").code == 0
     with np.load(tmp_path / "out/reference/case-00.npz") as case:
         np.testing.assert_array_equal(case["output/output"], np.maximum(-case["input/x"][:, :3], 0))
+
+
+class Touch:
+    """Its pickle touches a file when it is loaded."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def test_a_pickle_is_refused_and_not_run(edgecc, tmp_path, folder):
+    torch.save({"fc.weight": Touch()}, tmp_path / "model.pt")
+    flags = ["--model", f"{MODELS}:architecture", "--input", "x:f32[2,4]", "--load", HOST, "--target", "torch_host", "-o", "out"]
+    result = edgecc("compile", "model.pt", *flags)
+    assert result.code == 6 and "system" in result.err and folder() == ["model.pt"]
+
+
+def test_calibration_inputs_are_checked_and_stored(compile_small, edgecc, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        np.savez(tmp_path / f"images/{name}.npz", x=np.full((2, 4), ord(name), np.float32))
+    result = compile_small("-o", "out", "--calibration", "images", "--json")
+    assert result.code == 0 and result.document["verify"]["cases"] == 5
+    with np.load(tmp_path / "out/reference/case-04.npz") as case:
+        assert case["input/x"][0, 0] == ord("b")
+    assert edgecc("compile", "--recipe", "out/recipe.toml", "-o", "again", "--json").document["verify"]["cases"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y": np.zeros((2, 4), np.float32)}, "data.npz: inputs missing: ['x']; unknown: ['y']"),
+        ({"x": np.zeros((2, 4))}, "data.npz: the inputs do not fit the program: x is f64, want f32"),
+    ],
+)
+def test_calibration_inputs_that_do_not_fit_are_refused(compile_small, tmp_path, arrays, message):
+    np.savez(tmp_path / "data.npz", **arrays)
+    result = compile_small("-o", "out", "--calibration", "data.npz")
+    assert result.code == 2 and message in result.err
+
+
+def test_an_array_without_a_name_is_no_calibration(compile_small, tmp_path):
+    np.save(tmp_path / "data.npy", np.zeros((2, 4), np.float32))
+    result = compile_small("-o", "out", "--calibration", "data.npy")
+    assert result.code == 2 and "data.npy holds one array without a name" in result.err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from edgecc.cli import progress
+from edgecc.cli.terminal import Terminal
 from tests.cli.conftest import HOST, MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -59,11 +60,10 @@ def test_json_stays_pure_whatever_a_model_prints(tmp_path):
     assert "python says hello" in err and "the C library says hello" in err
 
 
-@pytest.mark.slow
-def test_a_reader_that_went_away_is_no_error(tmp_path):
+def test_a_reader_that_went_away_is_no_error(tmp_path, compiled):
     read, write = os.pipe()
     os.close(read)
-    process = start(tmp_path, "passes", stdout=write)
+    process = start(tmp_path, "inspect", str(compiled), stdout=write)
     os.close(write)
     assert process.communicate()[1] == "" and process.returncode == 0
 
@@ -76,24 +76,31 @@ def test_help_for_a_reader_that_went_away_is_no_error(tmp_path):
     assert process.communicate()[1] == "" and process.returncode == 0
 
 
-@pytest.mark.slow
-def test_a_terminal_gets_a_table_and_a_bar(tmp_path):
+def test_a_terminal_gets_a_bar_that_goes_away_and_a_drawn_table():
     leader, follower = pty.openpty()
-    process = start(tmp_path, *COMPILE, stdout=follower, stderr=follower)
-    os.close(follower)
-    shown = b""
-    while process.poll() is None or shown:
-        try:
-            chunk = os.read(leader, 1 << 16)
-        except OSError:  # the other end is closed
-            break
-        shown += chunk
-    process.wait()
+    with os.fdopen(follower, "w") as stream:
+        bar = progress.create("auto", stream, quiet=False)
+        terminal = Terminal(stream, stream, progress=bar)
+        bar.expect(2)
+        bar.step("fuse: double-negation")
+        terminal.log("a line in between")
+        bar.close()
+        terminal.print("the answer")
+        terminal.table(("pass", "rewrites"), [("double-negation", 1)])
+        terminal.print("the end")
+        shown = ""
+        while "the end" not in shown:
+            shown += os.read(leader, 1 << 16).decode()
     os.close(leader)
-    text = shown.decode()
-    assert process.returncode == 0
-    assert "fuse: double-negation" in text and "\x1b[" in text
-    assert "─" in text and "verified  on torch host: 3 cases, equal bit for bit" in text
+    drawn, _, answer = shown.partition("the answer")
+    assert "0/2" in drawn and "fuse: double-negation" in drawn and "a line in between" in drawn
+    assert "0/2" not in answer and "─" in answer and "double-negation" in answer
+
+
+@pytest.mark.parametrize(("style", "quiet", "lines"), [("auto", False, 1), ("plain", False, 1), ("none", False, 0), ("auto", True, 0)])
+def test_progress_elsewhere_is_plain_or_none(capsys, style, quiet, lines):
+    progress.create(style, sys.stderr, quiet=quiet).step("fuse: fuse-gelu")
+    assert capsys.readouterr().err.splitlines() == ["[1/1] fuse: fuse-gelu"] * lines
 
 
 @pytest.mark.slow
@@ -102,7 +109,6 @@ def test_a_full_disk_is_a_clear_error(tmp_path):
     limited = PROGRAM.replace(
         "sys.exit(main())", "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.exit(main())"
     )
-    assert resource.RLIMIT_FSIZE
     command = [sys.executable, "-c", limited, *COMPILE, "--progress", "none"]
     done = subprocess.run(command, cwd=tmp_path, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
     assert done.returncode == 2, done.stderr

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -274,6 +277,55 @@ def test_arithmetic_over_sizes_passes(ordinary: Path, tmp_path: Path, expression
     check_archive(change_model(ordinary, tmp_path / "changed.pt2", edit))
 
 
+# -- containers of outputs
+
+
+@dataclass
+class Pair:
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+class Point(NamedTuple):
+    u: torch.Tensor
+    v: torch.Tensor
+
+
+class Returns(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[Pair, Point]:
+        return Pair(x + 1, x * 2), Point(x - 1, x / 2)
+
+
+_LOAD_ELSEWHERE = """
+import sys
+from pathlib import Path
+from edgecc.ir import archive
+print(*(s.name for s in archive.load(Path(sys.argv[1])).signature.outputs))
+"""
+
+
+@pytest.mark.slow
+def test_outputs_in_a_dataclass_and_a_named_tuple_load_where_their_types_are_unknown(tmp_path: Path) -> None:
+    torch.export.register_dataclass(Pair, serialized_type_name="tests.Pair")
+    torch.utils._pytree._register_namedtuple(Point, serialized_type_name="tests.Point")
+    program = torch.export.export(Returns(), (torch.ones(2),))
+    torch.export.save(program, tmp_path / "returns.pt2")
+    wanted = "output_0.left output_0.right output_1.u output_1.v"
+    assert [s.name for s in archive.load(tmp_path / "returns.pt2").signature.outputs] == wanted.split()
+    command = [sys.executable, "-W", "ignore", "-c", _LOAD_ELSEWHERE, str(tmp_path / "returns.pt2")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == wanted
+
+
+def test_an_output_without_names_of_its_fields_is_told(ordinary: Path, tmp_path: Path) -> None:
+    def edit(model: dict[str, Any]) -> None:
+        signature = model["graph_module"]["module_call_graph"][0]["signature"]
+        protocol, root = json.loads(signature["out_spec"])
+        signature["out_spec"] = json.dumps([protocol, {**root, "type": "package.Unknown", "context": "{}"}])
+
+    with pytest.raises(UsageError, match=r"returns package\.Unknown"):
+        check_archive(change_model(ordinary, tmp_path / "changed.pt2", edit))
+
+
 # -- broken archives, and other layouts
 
 
@@ -326,3 +378,14 @@ def test_an_archive_in_a_buffer_of_torch_reads_as_the_file_does(ordinary: Path) 
     direct = torch.export.load(io.BytesIO(ordinary.read_bytes()))
     checked = torch.export.load(checked_copy(ordinary))
     assert str(direct.graph) == str(checked.graph)
+
+
+def test_an_archive_that_torch_cannot_read_is_told_with_torchs_reason(
+    ordinary: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def edit(model: dict[str, Any]) -> None:
+        model["graph_module"]["graph"]["nodes"][1]["target"] = "torch.ops.aten.no_such_operator.default"
+
+    with pytest.raises(UsageError, match=r"torch\.export cannot load [\s\S]*no_such_operator"):
+        archive.load(change_model(ordinary, tmp_path / "changed.pt2", edit))
+    assert capfd.readouterr().err == ""

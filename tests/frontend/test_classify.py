@@ -90,7 +90,7 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
         ("a.gguf", b"GGUF\x03\x00\x00\x00", "a GGUF file"),
         ("a.tflite", b"\x1c\x00\x00\x00TFL3", "TensorFlow Lite"),
         ("a.onnx", b"\x08\x07\x12\x07pytorch", "an ONNX model"),
-        ("a.py", b"def factory(): pass", r"a\.py:factory"),
+        ("a.py", b"def _private(): pass\ndef small(): pass", r"is Python source[\s\S]*a\.py:small"),
         ("a.pt", b"PK\x03\x04" + bytes(100), "damaged or truncated zip"),
         ("a.safetensors", (10**6).to_bytes(8, "little") + b'{"a"', "truncated safetensors"),
         ("a.safetensors", (8).to_bytes(8, "little") + b'{"a": 1,' + bytes(4), "header is damaged"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgecc.errors import RefusedError, UsageError
+from edgecc.errors import MissingToolError, RefusedError, UsageError
 from edgecc.frontend.load import load
 from edgecc.testing import operators
 from tests.frontend.archives import Command
@@ -114,7 +115,7 @@ def test_code_in_the_directory_is_refused_and_not_run(bert: Path, tmp_path: Path
 
 @pytest.mark.parametrize("changes", [{"text_config": {"auto_map": {"AutoModel": "a.B"}}}, {"_attn_implementation": "somebody/kernels"}])
 def test_nested_code_and_fetched_kernels_are_refused(bert: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(RefusedError, match="to be run|to be fetched"):
+    with pytest.raises(RefusedError, match=r"to be run|to be fetched"):
         load(str(_edited(bert, tmp_path / "m", **changes)))
 
 
@@ -151,6 +152,12 @@ def test_weights_that_transformers_would_make_up_are_told(bert: Path, tmp_path: 
 def test_a_configuration_that_is_not_understood_is_told(bert: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         load(str(_edited(bert, tmp_path / "m", **changes)))
+
+
+def test_without_transformers_the_install_line_is_given(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # what Python itself holds for a module that must not be imported
+    with pytest.raises(MissingToolError, match=r"pip install 'edgecc\[llm\]'"):
+        load(str(bert))
 
 
 def test_a_directory_without_weights_is_told(bert: Path, tmp_path: Path) -> None:

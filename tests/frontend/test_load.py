@@ -101,6 +101,12 @@ def test_inputs_replace_the_examples_and_make_dimensions_dynamic(models: Path) -
         _agrees(loaded, torch.randn(size, 4))
 
 
+def test_a_dimension_without_bounds_has_none(models: Path) -> None:
+    loaded = load(f"{models}:net_with_examples", inputs=["x:f32[n,4]"])
+    assert [(d.name, d.lower, d.upper) for d in loaded.program.signature.dims] == [("n", 1, None)]
+    _agrees(loaded, torch.randn(300, 4))
+
+
 def test_an_optional_parameter_may_be_given(models: Path) -> None:
     loaded = load(f"{models}:net", inputs=["x:f32[3,4]", "scale:f32[]"])
     assert [s.name for s in loaded.program.signature.inputs] == ["x", "scale"]

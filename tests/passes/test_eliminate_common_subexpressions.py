@@ -39,7 +39,9 @@ def test_random_calls_are_not_merged() -> None:
 
 
 def test_dynamic_sizes_are_read_once() -> None:
-    program = trace_function(lambda x: x.view(x.shape[0], 2, 2).sum(1) + x.view(x.shape[0], 2, 2).sum(1), X, dims={"x": {0: Dim("b", 1, 8)}})
+    program = trace_function(
+        lambda x: x.view(x.shape[0], 2, 2).sum(1) + x.view(x.shape[0], 2, 2).sum(1), X, dims={"x": {0: Dim("b", 1, 8)}}
+    )
     assert apply(EliminateCommonSubexpressions(), program)[0] == 2
     other = torch.randn(5, 4)
     assert torch.equal(program(other)[0], 2 * other.view(5, 2, 2).sum(1))

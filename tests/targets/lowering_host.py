@@ -23,11 +23,14 @@ def compiled(program: Program) -> Callable[..., list[np.ndarray[Any, Any]]]:
 
     refused = {str(n.target): refuse(n) for n in program.calls() if refuse(n)}
     assert not refused, refused
-    machine = relax.VirtualMachine(tvm.compile(legalize(lower(program)), target="llvm"), tvm.cpu())
+    target = tvm.target.Target({"kind": "llvm", "opt-level": 0})  # a quarter of the time; the operations are the same
+    machine = relax.VirtualMachine(tvm.compile(legalize(lower(program)), target=target), tvm.cpu())
     return lambda *inputs: [o.numpy() for o in machine["main"](*(tvm.runtime.tensor(i.contiguous().numpy()) for i in inputs))]
 
 
-def check(model: Any, inputs: Sequence[torch.Tensor], *others: Sequence[torch.Tensor], dims: Dims | None = None, tolerance: float = 2e-6) -> None:
+def check(
+    model: Any, inputs: Sequence[torch.Tensor], *others: Sequence[torch.Tensor], dims: Dims | None = None, tolerance: float = 2e-6
+) -> None:
     """Compile once, and compare every set of inputs with eager. `tolerance`: see `close`."""
     program = trace_function(model, *inputs, dims=dims)
     run = compiled(program)

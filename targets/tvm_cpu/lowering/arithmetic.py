@@ -154,7 +154,9 @@ def _natural_power(b: Builder, x: Expr, exponent: int) -> Expr:
 def _refuse_power(node: fx.Node) -> str | None:
     arguments = arguments_of(node)
     base, exponent = fake(arguments["x"]), fake(arguments["exponent"])
-    if any(isinstance(v, torch.Tensor) and v.is_floating_point() for v in (base, exponent)) or any(isinstance(v, float) for v in (base, exponent)):
+    if any(isinstance(v, torch.Tensor) and v.is_floating_point() for v in (base, exponent)) or any(
+        isinstance(v, float) for v in (base, exponent)
+    ):
         return None
     if isinstance(exponent, int) and exponent >= 0 and isinstance(base, torch.Tensor) and base.dtype is not torch.bool:
         return None

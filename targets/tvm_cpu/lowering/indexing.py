@@ -89,7 +89,9 @@ def _scatter(mode: str) -> Handler:
         to, sizes = result_dtype(node), shape(index)
         source = b.tensor(src if value is None else value, to)
         source = b.broadcast(source, sizes) if rank(source) == 0 else source
-        how = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "add": "add", "multiply": "mul"}.get(options.get("reduce", ""), mode)
+        how = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "add": "add", "multiply": "mul"}.get(
+            options.get("reduce", ""), mode
+        )
         return _scatter_kernel(b, how, x, axis_of(dim, x), index, source)
 
     return Handler(lower, _refuse_scatter)
@@ -101,7 +103,6 @@ def _scatter_kernel(b: Builder, mode: str, x: Expr, axis: int, index: Expr, sour
 
     def function(t: Any, positions: Any, values: Any) -> Any:
         k = te.reduce_axis((0, positions.shape[axis]), "k")
-        last = te.comm_reducer(tirx.max, lambda d: tirx.const(-1, d), name="last")
 
         def hit(at: Any) -> Any:
             covered = [at[d] < positions.shape[d] for d in range(len(at)) if d != axis]
@@ -109,7 +110,7 @@ def _scatter_kernel(b: Builder, mode: str, x: Expr, axis: int, index: Expr, sour
             return tirx.if_then_else(tirx.all(*covered), here, False) if covered else here
 
         if mode == "update":
-            writer = te.compute(t.shape, lambda *at: last(tirx.if_then_else(hit(at), k, tirx.const(-1, "int64")), axis=k), name="writer")
+            writer = te.compute(t.shape, lambda *at: te.max(tirx.if_then_else(hit(at), k, tirx.const(-1, "int64")), axis=k), name="writer")
 
             def written(*at: Any) -> Any:
                 w = writer(*at)
@@ -135,8 +136,8 @@ def _combination(mode: str, to: str) -> tuple[Any, Any]:
     return {
         "add": (lambda a, c: a + c, tirx.const(0, to)),
         "mul": (lambda a, c: a * c, tirx.const(1, to)),
-        "max": (tirx.max, tirx.min_value(to)),
-        "min": (tirx.min, tirx.max_value(to)),
+        "max": (lambda a, c: tirx.max(a, c), tirx.min_value(to)),
+        "min": (lambda a, c: tirx.min(a, c), tirx.max_value(to)),
     }[mode]
 
 

@@ -90,7 +90,7 @@ def _repeat(b: Builder, node: fx.Node, x: Expr, repeats: list[Value] | None = No
 def _repeat_interleave(b: Builder, node: fx.Node, x: Expr, repeats: int, dim: int | None = None, output_size: Value = None) -> Expr:
     from tvm import tirx
 
-    source = b.reshape(x, b.shape(node)[:0] + [_product(shape(x))]) if dim is None else x
+    source = b.reshape(x, [product(shape(x))]) if dim is None else x
     axis = 0 if dim is None else axis_of(dim, x)
 
     def element(t: Any, *index: Any) -> Any:
@@ -105,7 +105,7 @@ def _refuse_tensor_repeats(node: fx.Node) -> str | None:
     return None if isinstance(node.args[1], int) else "a number of repeats that is not a constant"
 
 
-def _product(sizes: list[Any]) -> Any:
+def product(sizes: list[Any]) -> Any:
     result: Any = 1
     for size in sizes:
         result = result * size
@@ -125,7 +125,7 @@ def _roll(b: Builder, node: fx.Node, x: Expr, shifts: list[int], dims: list[int]
     from tvm import tirx
 
     sizes = shape(x)
-    source = x if dims else b.reshape(x, [_product(sizes)])
+    source = x if dims else b.reshape(x, [product(sizes)])
     shift_of: dict[int, int] = {}
     for shift, dim in zip(shifts, dims or [0], strict=True):
         shift_of[axis_of(dim, source)] = shift_of.get(axis_of(dim, source), 0) + shift

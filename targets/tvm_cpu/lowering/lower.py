@@ -11,7 +11,7 @@ from edgecc.errors import InternalError
 from edgecc.ir.ops import operator_name
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
-from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype_name
+from edgecc.targets.tvm_cpu.lowering.builder import Builder, dtype_name
 from edgecc.targets.tvm_cpu.lowering.handler import arguments_of
 from edgecc.targets.tvm_cpu.lowering.table import handler
 
@@ -37,7 +37,7 @@ def lower(program: Program) -> Any:
                     values[node] = builder.weight(node)
                 elif node.op == "call_function":
                     values[node] = _call(builder, node, values)
-            results = builder.block.emit_output(relax.Tuple([_result(builder, n, values[n]) for n in program.outputs()]))
+            results = builder.block.emit_output(relax.Tuple([values[n] for n in program.outputs()]))
         builder.block.emit_func_output(results)
     return builder.block.get()
 
@@ -73,8 +73,3 @@ def _value(builder: Builder, argument: Any, values: dict[fx.Node, Any]) -> Any:
     if isinstance(argument, (list, tuple)):
         return [_value(builder, a, values) for a in argument]
     return argument
-
-
-def _result(builder: Builder, node: fx.Node, value: Expr) -> Expr:
-    """An output of its own: inputs and constants are copied to a fresh variable by the caller of `emit_output`."""
-    return value

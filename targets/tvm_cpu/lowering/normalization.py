@@ -49,7 +49,9 @@ def _layer_norm(
     return standardized(b, "layer_norm", x, axes, axes, weight, bias, eps)
 
 
-def _rms_norm(b: Builder, node: fx.Node, x: Expr, normalized_shape: list[Any], weight: Expr | None = None, eps: float | None = None) -> Expr:
+def _rms_norm(
+    b: Builder, node: fx.Node, x: Expr, normalized_shape: list[Any], weight: Expr | None = None, eps: float | None = None
+) -> Expr:
     """`x / sqrt(mean(x^2) + eps) * weight`. Zhang and Sennrich 2019, equation 4."""
     from tvm import te, tirx, topi
 
@@ -172,7 +174,15 @@ def _batch_norm(
 
 
 def _batch_norm_inference(
-    b: Builder, node: fx.Node, x: Expr, weight: Expr | None, bias: Expr | None, running_mean: Expr, running_var: Expr, momentum: float, eps: float
+    b: Builder,
+    node: fx.Node,
+    x: Expr,
+    weight: Expr | None,
+    bias: Expr | None,
+    running_mean: Expr,
+    running_var: Expr,
+    momentum: float,
+    eps: float,
 ) -> list[Expr | None]:
     return [_affine(b, x, weight, bias, running_mean, running_var, eps), None, None]
 
@@ -194,15 +204,15 @@ def _native_layer_norm(
 
 
 def _native_group_norm(
-    b: Builder, node: fx.Node, x: Expr, weight: Expr | None, bias: Expr | None, N: Any, C: Any, HxW: Any, group: int, eps: float
+    b: Builder, node: fx.Node, x: Expr, weight: Expr | None, bias: Expr | None, group: int, eps: float, **_: Any
 ) -> list[Expr | None]:
     return [_group_norm(b, node, x, group, weight, bias, eps), None, None]
 
 
 def refuse_other_results(node: fx.Node) -> str | None:
     """Why a call of several results, of which only the first is lowered, cannot be: something reads another one."""
-    read = [user.args[1] for user in node.users if len(user.args) > 1]
-    return None if all(r == 0 for r in read) else f"result {max(read)} is read, only the first can be lowered"
+    others = [user.args[1] for user in node.users if len(user.args) > 1 and user.args[1] != 0]
+    return f"result {others[0]} is read, only the first can be lowered" if others else None
 
 
 def _refuse_statistics(node: fx.Node) -> str | None:
@@ -213,16 +223,16 @@ def _refuse_statistics(node: fx.Node) -> str | None:
     return "running statistics are missing" if not own and arguments["running_mean"] is None else None
 
 
-def _refuse_rank(node: fx.Node) -> str | None:
+def _refuse_integers(node: fx.Node) -> str | None:
     return None if fake(arguments_of(node)["x"]).is_floating_point() else "integer input"
 
 
 HANDLERS: Handlers = {
     **handlers(_softmax, aten.softmax.int, aten._softmax.default),
     **handlers(_log_softmax, aten.log_softmax.int, aten._log_softmax.default),
-    **handlers(_layer_norm, aten.layer_norm.default, refuse=_refuse_rank),
-    **handlers(_rms_norm, aten.rms_norm.default, refuse=_refuse_rank),
-    **handlers(_group_norm, aten.group_norm.default, refuse=_refuse_rank),
+    **handlers(_layer_norm, aten.layer_norm.default, refuse=_refuse_integers),
+    **handlers(_rms_norm, aten.rms_norm.default, refuse=_refuse_integers),
+    **handlers(_group_norm, aten.group_norm.default, refuse=_refuse_integers),
     **handlers(_instance_norm, aten.instance_norm.default, refuse=_refuse_statistics),
     **handlers(_batch_norm, aten.batch_norm.default, refuse=_refuse_statistics),
     **handlers(_batch_norm_inference, aten._native_batch_norm_legit_no_training.default, refuse=refuse_other_results),

@@ -80,5 +80,7 @@ def _refuse(node: fx.Node) -> str | None:
 HANDLERS: Handlers = {
     **handlers(_pad, aten.pad.default, aten.constant_pad_nd.default, refuse=_refuse),
     **dict.fromkeys((aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default), _of_mode("reflect")),
-    **dict.fromkeys((aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default), _of_mode("replicate")),
+    **dict.fromkeys(
+        (aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default), _of_mode("replicate")
+    ),
 }

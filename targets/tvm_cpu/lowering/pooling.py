@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import fx
 
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, int64, rank, shape
 from edgecc.targets.tvm_cpu.lowering.convolution import each
-from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Refusal, fake, handlers
 from edgecc.targets.tvm_cpu.lowering.normalization import refuse_other_results
 
 aten = torch.ops.aten
@@ -74,33 +75,38 @@ def _batched(b: Builder, x: Expr, axes: int, pool: Callable[[Expr], Expr], sizes
 
 # -- any windows
 
-Windows = Sequence[tuple[Any, Callable[[Any, Any, Any], tuple[Any, Any]]]]
+@dataclass(frozen=True)
+class Windows:
+    """The windows along one axis, for sizes of the input that may be symbolic.
+
+    `extent(size)` is the largest number of elements in a window; `element(i, k, size)` the position of the k-th
+    element of window i, and the conditions under which it is one.
+    """
+
+    extent: Callable[[Any], Any]
+    element: Callable[[Any, Any, Any], tuple[Any, tuple[Any, ...]]]
 
 
-def _fixed(kernel: int, stride: int, pad: int, dilation: int) -> tuple[Any, Callable[[Any, Any, Any], tuple[Any, Any]]]:
-    """A window of `kernel` elements: its extent, and the position of its k-th element with the condition that it exists."""
-
-    def element(index: Any, k: Any, size: Any) -> tuple[Any, Any]:
-        position = index * stride + k * dilation - pad
+def _fixed(kernel: int, stride: int, pad: int, dilation: int) -> Windows:
+    def element(i: Any, k: Any, size: Any) -> tuple[Any, tuple[Any, ...]]:
+        position = i * stride + k * dilation - pad
         return position, (position >= 0, position < size)
 
-    return kernel, element
+    return Windows(lambda size: kernel, element)
 
 
-def _adaptive(size: Any, result: Any) -> tuple[Any, Callable[[Any, Any, Any], tuple[Any, Any]]]:
-    """The window from `floor(i * size / result)` to `ceil((i + 1) * size / result)`."""
+def _adaptive(result: int) -> Windows:
+    """From `floor(i * size / result)` to before `ceil((i + 1) * size / result)`."""
     from tvm import tirx
 
-    extent = int64(size + result - 1) // int64(result) + 1
+    def element(i: Any, k: Any, size: Any) -> tuple[Any, tuple[Any, ...]]:
+        position = tirx.floordiv(i * size, result) + k
+        return position, (position < tirx.floordiv((i + 1) * size + result - 1, result),)
 
-    def element(index: Any, k: Any, length: Any) -> tuple[Any, Any]:
-        position = tirx.floordiv(index * length, result) + k
-        return position, (position < tirx.floordiv((index + 1) * length + result - 1, result),)
-
-    return extent, element
+    return Windows(lambda size: tirx.floordiv(size + result - 1, result) + 1, element)
 
 
-def _windowed(b: Builder, name: str, x: Expr, windows: Windows, sizes: Sequence[Any]) -> Expr:
+def _windowed(b: Builder, name: str, x: Expr, windows: Sequence[Windows], sizes: Sequence[Any]) -> Expr:
     """The maximum or the sum of each window's elements over the last axes of x."""
     from tvm import te, tirx
 
@@ -108,11 +114,11 @@ def _windowed(b: Builder, name: str, x: Expr, windows: Windows, sizes: Sequence[
     largest = name == "max_pool"
 
     def function(t: Any) -> Any:
-        ks = [te.reduce_axis((0, int64(extent)), f"k{i}") for i, (extent, _) in enumerate(windows)]
+        ks = [te.reduce_axis((0, int64(w.extent(s))), "k") for w, s in zip(windows, t.shape[lead:], strict=True)]
         outside = tirx.min_value(t.dtype) if largest else tirx.const(0, t.dtype)
 
         def element(*index: Any) -> Any:
-            found = [e(i, k, s) for (_, e), i, k, s in zip(windows, index[lead:], ks, t.shape[lead:], strict=True)]
+            found = [w.element(i, k, s) for w, i, k, s in zip(windows, index[lead:], ks, t.shape[lead:], strict=True)]
             inside = tirx.all(*(c for _, conditions in found for c in conditions))
             value = tirx.if_then_else(inside, t(*index[:lead], *(p for p, _ in found)), outside)
             return te.max(value, axis=ks) if largest else te.sum(value, axis=ks)
@@ -153,7 +159,7 @@ def _adaptive_pool(name: str, axes: int) -> Callable[..., Expr]:
         if all(isinstance(s, int) and isinstance(w, int) and s % w == 0 for s, w in zip(space, wanted, strict=True)):
             kernel = [s // w for s, w in zip(space, wanted, strict=True)]
             return _batched(b, x, axes, lambda t: b.op(f"nn.{name}_pool{axes}d", t, kernel, kernel), sizes)
-        windows = [_adaptive(s, w) for s, w in zip(space, wanted, strict=True)]
+        windows = [_adaptive(w) for w in wanted]
         if name == "max":
             return _windowed(b, "max_pool", x, windows, sizes)
         return b.op("divide", _windowed(b, "sum_pool", x, windows, sizes), _adaptive_counts(b, x, wanted))
@@ -184,8 +190,13 @@ def _refuse(node: fx.Node) -> str | None:
     return None if fake(node.args[0]).is_floating_point() else "pooling of integers"
 
 
-def _first_only(lower: Callable[..., Any]) -> Handler:
-    return Handler(lower, lambda node: _refuse(node) or refuse_other_results(node))
+def _refuse_adaptive(node: fx.Node) -> str | None:
+    dynamic = any(isinstance(s, fx.Node) for s in each(node.args[1], 1))
+    return "adaptive pooling to a dynamic size" if dynamic else _refuse(node)
+
+
+def _first_only(lower: Callable[..., Any], check: Refusal = _refuse) -> Handler:
+    return Handler(lower, lambda node: check(node) or refuse_other_results(node))
 
 
 HANDLERS: Handlers = {
@@ -195,11 +206,11 @@ HANDLERS: Handlers = {
     **handlers(_avg_pool(1), aten.avg_pool1d.default, refuse=_refuse),
     **handlers(_avg_pool(2), aten.avg_pool2d.default, refuse=_refuse),
     **handlers(_avg_pool(3), aten.avg_pool3d.default, refuse=_refuse),
-    **handlers(_adaptive_pool("avg", 1), aten.adaptive_avg_pool1d.default, refuse=_refuse),
-    **handlers(_adaptive_pool("avg", 2), aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default, refuse=_refuse),
-    **handlers(_adaptive_pool("avg", 3), aten.adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d.default, refuse=_refuse),
+    **handlers(_adaptive_pool("avg", 1), aten.adaptive_avg_pool1d.default, refuse=_refuse_adaptive),
+    **handlers(_adaptive_pool("avg", 2), aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default, refuse=_refuse_adaptive),
+    **handlers(_adaptive_pool("avg", 3), aten.adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d.default, refuse=_refuse_adaptive),
     aten.max_pool2d_with_indices.default: _first_only(_max_pool_with_indices(2)),
     aten.max_pool1d_with_indices.default: _first_only(_max_pool_with_indices(1)),
-    aten.adaptive_max_pool1d.default: _first_only(_adaptive_max(1)),
-    aten.adaptive_max_pool2d.default: _first_only(_adaptive_max(2)),
+    aten.adaptive_max_pool1d.default: _first_only(_adaptive_max(1), _refuse_adaptive),
+    aten.adaptive_max_pool2d.default: _first_only(_adaptive_max(2), _refuse_adaptive),
 }

@@ -71,12 +71,12 @@ def _scan(b: Builder, kind: str, x: Expr, first: list[Expr], weights: list[Expr]
 
 
 def _lstm(hidden: int, of: str, backwards: bool) -> Any:
-    from tvm.script import tirx as T  # noqa: N812
+    from tvm.script import tirx as T
 
-    @T.prim_func(private=True, s_tir=True)
+    @T.prim_func(private=True, s_tir=True)  # type: ignore[untyped-decorator]
     def kernel(
         px: T.handle,
-        w: T.Buffer((hidden, 4 * hidden), of),
+        pw: T.handle,
         ph0: T.handle,
         pc0: T.handle,
         py: T.handle,
@@ -86,6 +86,7 @@ def _lstm(hidden: int, of: str, backwards: bool) -> Any:
         T.func_attr({"tirx.noalias": True})
         batch, steps = T.int64(), T.int64()
         x = T.match_buffer(px, (batch, steps, 4 * hidden), of)
+        w = T.match_buffer(pw, (hidden, 4 * hidden), of)
         h0 = T.match_buffer(ph0, (batch, hidden), of)
         c0 = T.match_buffer(pc0, (batch, hidden), of)
         y = T.match_buffer(py, (batch, steps, hidden), of)
@@ -114,13 +115,13 @@ def _lstm(hidden: int, of: str, backwards: bool) -> Any:
 
 
 def _gru(hidden: int, of: str, backwards: bool) -> Any:
-    from tvm.script import tirx as T  # noqa: N812
+    from tvm.script import tirx as T
 
-    @T.prim_func(private=True, s_tir=True)
+    @T.prim_func(private=True, s_tir=True)  # type: ignore[untyped-decorator]
     def kernel(
         px: T.handle,
-        w: T.Buffer((hidden, 3 * hidden), of),
-        bias: T.Buffer((3 * hidden,), of),
+        pw: T.handle,
+        p_bias: T.handle,
         ph0: T.handle,
         py: T.handle,
         ph: T.handle,
@@ -128,6 +129,8 @@ def _gru(hidden: int, of: str, backwards: bool) -> Any:
         T.func_attr({"tirx.noalias": True})
         batch, steps = T.int64(), T.int64()
         x = T.match_buffer(px, (batch, steps, 3 * hidden), of)
+        w = T.match_buffer(pw, (hidden, 3 * hidden), of)
+        bias = T.match_buffer(p_bias, (3 * hidden,), of)
         h0 = T.match_buffer(ph0, (batch, hidden), of)
         y = T.match_buffer(py, (batch, steps, hidden), of)
         h = T.match_buffer(ph, (batch, hidden), of)
@@ -156,13 +159,14 @@ def _gru(hidden: int, of: str, backwards: bool) -> Any:
 
 def _elman(relu: bool) -> Any:
     def layer(hidden: int, of: str, backwards: bool) -> Any:
-        from tvm.script import tirx as T  # noqa: N812
+        from tvm.script import tirx as T
 
-        @T.prim_func(private=True, s_tir=True)
-        def kernel(px: T.handle, w: T.Buffer((hidden, hidden), of), ph0: T.handle, py: T.handle, ph: T.handle) -> None:
+        @T.prim_func(private=True, s_tir=True)  # type: ignore[untyped-decorator]
+        def kernel(px: T.handle, pw: T.handle, ph0: T.handle, py: T.handle, ph: T.handle) -> None:
             T.func_attr({"tirx.noalias": True})
             batch, steps = T.int64(), T.int64()
             x = T.match_buffer(px, (batch, steps, hidden), of)
+            w = T.match_buffer(pw, (hidden, hidden), of)
             h0 = T.match_buffer(ph0, (batch, hidden), of)
             y = T.match_buffer(py, (batch, steps, hidden), of)
             h = T.match_buffer(ph, (batch, hidden), of)

@@ -21,7 +21,9 @@ def axes_of(dim: Axes, x: Expr) -> list[int]:
     """The axes that a `dim` argument names; none or an empty list names all."""
     if dim is None or (isinstance(dim, (list, tuple)) and not dim):
         return list(range(rank(x)))
-    return [d % max(rank(x), 1) for d in (dim if isinstance(dim, (list, tuple)) else [dim])] if rank(x) else []
+    if not rank(x):
+        return []
+    return [d % rank(x) for d in ([dim] if isinstance(dim, int) else dim)]
 
 
 def reduce(b: Builder, name: str, x: Expr, dim: Axes, keepdim: bool) -> Expr:

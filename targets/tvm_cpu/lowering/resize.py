@@ -25,7 +25,9 @@ def _nearest(axes: int, *, exact: bool = False) -> Callable[..., Expr]:
     def lower(b: Builder, node: fx.Node, x: Expr, **options: Any) -> Expr:
         factors = _factors(options, axes)
         if axes == 2 and not exact and _whole_factors(b, node, x, factors):
-            return _relax_resize(b, node, x, method="nearest_neighbor", coordinate_transformation_mode="asymmetric", rounding_method="floor")
+            return _relax_resize(
+                b, node, x, method="nearest_neighbor", coordinate_transformation_mode="asymmetric", rounding_method="floor"
+            )
         return _resize(b, "resize_nearest", node, x, factors, lambda i, size, result, f: _nearest_taps(i, size, result, f, exact))
 
     return lower

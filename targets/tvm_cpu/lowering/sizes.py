@@ -12,7 +12,21 @@ import torch
 from edgecc.errors import InternalError
 from edgecc.ir.fake import size_expression
 
-_INTEGER = {"Add", "Mul", "Pow", "PowByNatural", "FloorDiv", "CleanDiv", "Mod", "PythonMod", "Max", "Min", "CeilToInt", "FloorToInt", "TruncToInt"}
+_INTEGER = {
+    "Add",
+    "Mul",
+    "Pow",
+    "PowByNatural",
+    "FloorDiv",
+    "CleanDiv",
+    "Mod",
+    "PythonMod",
+    "Max",
+    "Min",
+    "CeilToInt",
+    "FloorToInt",
+    "TruncToInt",
+}
 _FLOAT = {"FloatTrueDiv", "IntTrueDiv", "ToFloat", "OpaqueUnaryFn_sqrt", "FloatPow"}
 
 
@@ -69,7 +83,7 @@ class Sizes:
         if expression.is_Symbol:
             self._variables[expression.name] = expression.name, 1, 0
             return self._values.setdefault(expression.name, tirx.Var(expression.name, "int64"))
-        symbol, zero = unknown[0], {s: 0 for s in expression.free_symbols}
+        symbol, zero = unknown[0], dict.fromkeys(expression.free_symbols, 0)
         offset, factor = expression.subs(zero), expression.coeff(symbol)
         if len(expression.free_symbols) != 1 or not factor.is_Integer or expression.expand() != (factor * symbol + offset).expand():
             raise InternalError(f"an input has the size {expression}, and no input has the size {symbol} alone")

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from edgecc.targets.tvm_cpu.lowering.arithmetic import result_dtype
-from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, axis_of, rank, same_shape, shape
+from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, axis_of, same_shape, shape
 from edgecc.targets.tvm_cpu.lowering.handler import Handlers, Value, handlers
 
 aten = torch.ops.aten
@@ -46,11 +46,7 @@ def from_front(position: Any, size: Any) -> Any:
 
 def _slice(b: Builder, node: fx.Node, x: Expr, dim: int = 0, start: Value = None, end: Value = None, step: int = 1) -> Expr:
     axis = axis_of(dim, x)
-    return slice_axis(b, x, axis, from_front(start or 0, shape(x)[axis]) if not _is_zero(start) else 0, b.shape(node), step)
-
-
-def _is_zero(start: Value) -> bool:
-    return start is None or (isinstance(start, int) and start == 0)
+    return slice_axis(b, x, axis, 0 if start is None else from_front(start, shape(x)[axis]), b.shape(node), step)
 
 
 def _narrow(b: Builder, node: fx.Node, x: Expr, dim: int, start: Value, length: Value) -> Expr:
@@ -120,15 +116,10 @@ def _unfold(b: Builder, node: fx.Node, x: Expr, dimension: int, size: int, step:
 
     def element(t: Any, *index: Any) -> Any:
         at = list(index[:-1])
-        if rank(x):
-            at[axis] = at[axis] * step + index[-1]
+        at[axis] = at[axis] * step + index[-1]
         return t(*at)
 
     return b.compute("unfold", b.shape(node), element, x)
-
-
-def _refuse_step(node: fx.Node) -> str | None:
-    return None
 
 
 HANDLERS: Handlers = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import fx
 
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, axis_of, dtype, rank, shape
 from edgecc.targets.tvm_cpu.lowering.handler import Handlers, arguments_of, fake, handlers
-from edgecc.targets.tvm_cpu.lowering.layout import transpose
+from edgecc.targets.tvm_cpu.lowering.layout import product, transpose
 from edgecc.targets.tvm_cpu.lowering.slicing import slice_axis
 
 aten = torch.ops.aten
@@ -23,26 +22,26 @@ def sort(b: Builder, x: Expr, dim: int, descending: bool) -> tuple[Expr, Expr]:
         return x, b.constant(0, "int64")
     turned = transpose(b, x, dim, -1)
     sizes = shape(turned)
-    rows = functools.reduce(lambda a, c: a * c, sizes[:-1], 1)
-    flat = b.reshape(turned, [rows, sizes[-1]])
+    flat = b.reshape(turned, [product(sizes[:-1]), sizes[-1]])
     kernel = _merge_sort(dtype(x), descending)
     *_, positions, values = b.prim_func("sort", kernel, [flat], [(shape(flat), "int64"), (shape(flat), "int64"), (shape(flat), dtype(x))])
-    return tuple(transpose(b, b.reshape(t, sizes), dim, -1) for t in (values, positions))  # type: ignore[return-value]
+    return transpose(b, b.reshape(values, sizes), dim, -1), transpose(b, b.reshape(positions, sizes), dim, -1)
 
 
 def _merge_sort(of: str, descending: bool) -> Any:
     """Bottom up: runs of width 1, 2, 4, ... of `order` are merged into `spare` and copied back."""
     from tvm import tirx
-    from tvm.script import tirx as T  # noqa: N812
+    from tvm.script import tirx as T
 
     def before(a: Any, c: Any) -> Any:
         strictly = a > c if descending else a < c
         if "float" not in of:
             return strictly
         first, second = (a, c) if descending else (c, a)
-        return tirx.any(strictly, tirx.all(tirx.isnan(first), tirx.Not(tirx.isnan(second))))
+        # never a negated comparison: TVM rewrites `not a < c` to `c <= a`, which is another thing for NaN
+        return tirx.any(strictly, tirx.all(tirx.isnan(first), second == second))
 
-    @T.prim_func(private=True, s_tir=True)
+    @T.prim_func(private=True, s_tir=True)  # type: ignore[untyped-decorator]
     def kernel(px: T.handle, p_spare: T.handle, p_order: T.handle, p_values: T.handle) -> None:
         T.func_attr({"tirx.noalias": True})
         rows, n = T.int64(), T.int64()
@@ -67,15 +66,15 @@ def _merge_sort(of: str, descending: bool) -> Any:
                         left[0] = start[0]
                         right[0] = T.min(start[0] + width[0], n)
                         for k in T.serial(T.min(width[0] * T.int64(2), n - start[0])):
-                            if left[0] < T.min(start[0] + width[0], n) and (
-                                right[0] >= T.min(start[0] + width[0] * T.int64(2), n)
-                                or not before(x[r, order[r, T.min(right[0], n - T.int64(1))]], x[r, order[r, left[0]]])
+                            if right[0] < T.min(start[0] + width[0] * T.int64(2), n) and (
+                                left[0] >= T.min(start[0] + width[0], n)
+                                or before(x[r, order[r, right[0]]], x[r, order[r, T.min(left[0], n - T.int64(1))]])
                             ):
-                                spare[r, start[0] + k] = order[r, left[0]]
-                                left[0] = left[0] + T.int64(1)
-                            else:
                                 spare[r, start[0] + k] = order[r, right[0]]
                                 right[0] = right[0] + T.int64(1)
+                            else:
+                                spare[r, start[0] + k] = order[r, left[0]]
+                                left[0] = left[0] + T.int64(1)
                         start[0] = start[0] + width[0] * T.int64(2)
                     for i in T.serial(n):
                         order[r, i] = spare[r, i]

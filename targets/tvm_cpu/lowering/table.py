@@ -102,4 +102,6 @@ def _refuse_value(value: Any) -> str | None:
         return refuse_size(value)
     if value.dtype not in DTYPES:
         return f"dtype {dtype_name(value.dtype)}"
+    if any(isinstance(size, int) and size == 0 for size in value.shape):
+        return "a tensor without elements"
     return next((r for r in map(refuse_size, value.shape) if r), None)

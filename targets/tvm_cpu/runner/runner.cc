@@ -265,7 +265,7 @@ class Model {
   static ffi::Module Load(const std::string& file, int threads) {
     dlopen("libtvm_runtime_extra.so", RTLD_NOW | RTLD_GLOBAL);  // sorting, for models that sort; others do not miss it
     ffi::Function::GetGlobalRequired("runtime.config_threadpool")(1, threads);
-    return ffi::Module::LoadFromFile(file);
+    return ffi::Module::LoadFromFile(fs::absolute(file).string());  // a bare name would be searched among the system's libraries
   }
 
   Interface interface_;
