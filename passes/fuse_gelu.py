@@ -23,6 +23,11 @@ def _erf_distributed(x: Tensor) -> Tensor:
     return 0.5 * x + 0.5 * x * torch.erf(x / math.sqrt(2))
 
 
+def _erf_shared(x: Tensor) -> Tensor:
+    half = 0.5 * x
+    return half + half * torch.erf(x / math.sqrt(2))
+
+
 def _tanh(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(_ROOT * (x + 0.044715 * x**3)))
 
@@ -32,8 +37,12 @@ def _tanh_factored(x: Tensor) -> Tensor:
 
 
 def _tanh_distributed(x: Tensor) -> Tensor:
-    y = 0.5 * x
-    return y + y * torch.tanh(_ROOT * (x + 0.044715 * x**3))
+    return 0.5 * x + 0.5 * x * torch.tanh(_ROOT * (x + 0.044715 * x**3))
+
+
+def _tanh_shared(x: Tensor) -> Tensor:
+    half = 0.5 * x
+    return half + half * torch.tanh(_ROOT * (x + 0.044715 * x**3))
 
 
 def _sigmoid(x: Tensor) -> Tensor:
@@ -60,9 +69,11 @@ def _approximate(x: Tensor) -> Tensor:
 _RULES = (
     Rule(_erf, _exact),
     Rule(_erf_distributed, _exact),
+    Rule(_erf_shared, _exact),
     Rule(_tanh, _approximate),
     Rule(_tanh_factored, _approximate),
     Rule(_tanh_distributed, _approximate),
+    Rule(_tanh_shared, _approximate),
     Rule(_sigmoid, _approximate),
     Rule(_sigmoid_factored, _approximate),
     Rule(_quick, None, lambda match: "x * sigmoid(1.702 * x) differs from GELU by up to 0.02"),

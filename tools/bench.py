@@ -62,7 +62,7 @@ def graph() -> None:
     print(f"growth {t1 / t0:.1f}x for {n1 / n0:.1f}x the nodes; n log n would be {n1 * math.log(n1) / (n0 * math.log(n0)):.1f}x")
 
 
-def Blocks(count: int):  # noqa: ANN201, N802  a module class needs torch, which is imported late
+def Blocks(count: int):  # noqa: N802  a module class needs torch, which is imported late
     """`count` residual blocks with LayerNorm and GELU spelled out: 28 nodes each."""
     import torch
     from torch import nn
@@ -72,7 +72,7 @@ def Blocks(count: int):  # noqa: ANN201, N802  a module class needs torch, which
             super().__init__()
             self.weights = nn.ParameterList([nn.Parameter(torch.ones(16)) for _ in range(2 * count)])
 
-        def forward(self, x):  # noqa: ANN001, ANN202
+        def forward(self, x):
             for i in range(count):
                 centred = x - x.mean(-1, keepdim=True)
                 y = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5) * self.weights[2 * i] + self.weights[2 * i + 1]

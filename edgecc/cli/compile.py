@@ -92,9 +92,12 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
 
 
 def _stem(model: str) -> str:
-    """A name for the run directory: that of the file without its suffix, and the factory's."""
-    path, _, factory = model.rpartition(":") if ".py:" in model else (model, "", "")
-    return "-".join(part for part in (Path(path).resolve().stem, factory) if part)
+    """A name for the run directory: that of the model's file or folder, or of the module and the factory."""
+    path = Path(model)
+    if path.exists():
+        return path.resolve().stem if path.is_file() else path.resolve().name
+    place, _, factory = model.rpartition(":")
+    return "-".join(part for part in (Path(place).name.removesuffix(".py"), factory) if part)
 
 
 def _document(recipe: Recipe, pipeline: str, report: Report, seconds: dict[str, float]) -> dict[str, Any]:
@@ -122,7 +125,7 @@ def show(document: Document, terminal: Terminal) -> None:
     summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
     missed = document["remarks"]["missed"]
     where = f": see {document['artifact']}/remarks.jsonl" if document["artifact"] else ": -v prints them"
-    terminal.print(f"remarks   {document['remarks']['applied']} rewrites applied, {missed} missed{where if missed else ''}")
+    terminal.print(f"remarks   applied {document['remarks']['applied']}, missed {missed}{where if missed else ''}")
     if document["dump"]:
         terminal.print(f"ir        {document['dump']}")
     terminal.print(_conclusion(document))

@@ -12,7 +12,7 @@ from edgecc.errors import UsageError
 from edgecc.options import VerifyLevel
 
 if TYPE_CHECKING:
-    from edgecc.pipeline.instruments import Instrument
+    from edgecc.pipeline.instruments import Instrument, Step
     from edgecc.pipeline.spec import Pipeline
 
 
@@ -40,18 +40,10 @@ def instruments(args: argparse.Namespace, pipeline: Pipeline, session: Session) 
 
     Raises UsageError for `--print-ir-after` of a pass that the pipeline lacks.
     """
-    from edgecc.ir.program import Program
-    from edgecc.pipeline.context import PassContext
-    from edgecc.pipeline.instruments import Dump, Instrument, Step
+    from edgecc.cli.keep_last import KeepLast
+    from edgecc.pipeline.instruments import Dump
 
-    class KeepLast(Instrument):
-        def start(self, program: Program, context: PassContext) -> None:
-            session.last = program.snapshot()
-
-        def after(self, step: Step, program: Program, context: PassContext) -> None:
-            session.last = program.snapshot()
-
-    chosen: list[Instrument] = [KeepLast()]
+    chosen: list[Instrument] = [KeepLast(session)]
     if args.print_ir_after_change:
         chosen.append(Dump(text_to=session.terminal.aside))
     if args.print_ir_after:
@@ -63,10 +55,8 @@ def instruments(args: argparse.Namespace, pipeline: Pipeline, session: Session) 
     return chosen
 
 
-def say_unchanged(args: argparse.Namespace, steps: Iterable[object], session: Session) -> None:
+def say_unchanged(args: argparse.Namespace, steps: Iterable[Step], session: Session) -> None:
     """Say why `--print-ir-after` printed nothing."""
-    from edgecc.pipeline.instruments import Step
-
     for step in steps:
-        if isinstance(step, Step) and step.pass_.name in (args.print_ir_after or ()) and not step.rewrites:
+        if step.pass_.name in (args.print_ir_after or ()) and not step.rewrites:
             session.terminal.log(f"{step.pass_.name} changed nothing, so there is no new IR to print")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgecc.pipeline.instruments import Step
     from edgecc.pipeline.spec import Pipeline
     from edgecc.recipe import Recipe
+    from edgecc.report import Report
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,9 @@ def _check_output(args: argparse.Namespace, recipe: Recipe) -> None:
         artifact.check_output(_dump_folder(args.output), overwrite=bool(args.overwrite))
 
 
-def _rewrite(args: argparse.Namespace, recipe: Recipe, pipeline: Pipeline, program: Program, report: Any, session: Session) -> list[Step]:
+def _rewrite(
+    args: argparse.Namespace, recipe: Recipe, pipeline: Pipeline, program: Program, report: Report, session: Session
+) -> list[Step]:
     from edgecc import compiler, data
     from edgecc.pipeline import manager
     from edgecc.pipeline.context import PassContext

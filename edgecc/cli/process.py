@@ -24,7 +24,7 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Raise KeyboardInterrupt at the first SIGINT or SIGTERM, and let nothing disturb the cleaning up after it.
+    """Raise KeyboardInterrupt at the first SIGINT, SIGTERM or SIGHUP, and let nothing disturb the cleaning up after it.
 
     A signal that the parent process chose to ignore stays ignored.
     """
@@ -40,7 +40,7 @@ def interruptible() -> Iterator[Interrupt]:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, stop)
     try:

@@ -29,11 +29,13 @@ _PROGRAM = """\
 def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path) -> None:
     """Write the library that runs `main` of `module` on `machine`; the same module gives the same bytes.
 
-    Raises InternalError where TVM cannot build what the lowering made.
+    Raises InternalError where TVM cannot build what the lowering made, OSError for a full disk.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
             objects = compile_objects(module, machine, Path(folder))
+        except OSError:
+            raise
         except Exception as error:  # TVM raises whatever its C++ code throws
             raise InternalError(f"TVM could not build the model for {machine.cpu.name}: {_gist(error)}") from error
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -44,8 +46,10 @@ class Toolchain:
         return name
 
     def run(self, command: Sequence[str], folder: str) -> None:
-        """Run the driver in `folder`. Raises MissingToolError with its message where it fails."""
+        """Run the driver in `folder`. Raises MissingToolError with its message where it fails, OSError for a full disk."""
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode and os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
         if done.returncode:
             raise MissingToolError(
                 f"{self.name} could not link for {self.triple.name}:\n{done.stderr.strip()[-2000:]}", hint=self.triple.install

@@ -28,7 +28,7 @@ def test_the_summary_has_a_line_a_pass_and_says_what_ran(compile_small):
     rows = [line.split() for line in result.out.splitlines()]
     assert ["fuse", "double-negation", "1"] in [row[:3] for row in rows]
     assert "verified  on torch host: 3 cases, equal bit for bit" in result.out
-    assert "1 missed: see out/remarks.jsonl" in result.out
+    assert "remarks   applied 1, missed 1: see out/remarks.jsonl" in result.out
     assert "written   out" in result.out
 
 

@@ -33,13 +33,15 @@ def test_help_starts_without_pytorch(tmp_path, words):
     program = (
         "import sys; from edgecc.__main__ import main; main(sys.argv[1:]); sys.exit(len({'torch', 'numpy', 'rich'} & set(sys.modules)))"
     )
-    began = time.perf_counter()
+    before = os.times()
     subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, check=True, capture_output=True)
-    assert time.perf_counter() - began < 1  # 0.2 s on an idle machine
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 1  # 0.15 s of CPU time
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_a_signal_in_the_middle_of_a_compile_leaves_nothing(tmp_path, number):
     process = start(tmp_path, *COMPILE, "--dump-ir", "--insert", f"fuse:wait{{file='{tmp_path}/started'}}", "--progress", "none")
     while not (tmp_path / "started").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -126,6 +127,14 @@ def test_a_damaged_library_is_a_broken_contract_with_the_runtimes_message(tmp_pa
     (tmp_path / "model.so").write_bytes(b"no library")
     with pytest.raises(ContractError, match=r"failed with exit code 1 .*model\.so"):
         runner.run(inputs)
+
+
+@pytest.mark.slow
+def test_a_runtime_that_takes_too_long_is_a_broken_contract(tmp_path: Path) -> None:
+    program = trace_function(SmallNet(), torch.randn(1, 2, 8, 8))
+    runner = find_runners(tmp_path, compile_for(ArmCpu(), program, tmp_path))[0]
+    with pytest.raises(ContractError, match=r"did not finish on .* within 0\.001 s"):
+        dataclasses.replace(runner, seconds=0.001).run(arrays(program, [torch.randn(1, 2, 8, 8)]))
 
 
 @pytest.mark.slow

@@ -88,13 +88,12 @@ class Builder:
 
     def tensor(self, value: Any, dtype: str) -> Expr:
         """A tensor of this dtype: an expression cast, a number as a constant of rank 0, a size computed at run time."""
-        from tvm import relax, te, tirx
+        from tvm import relax, te
 
         if isinstance(value, (bool, int, float)):
             return self.constant(value, dtype)
-        if isinstance(value, relax.Expr) and isinstance(value.ty, relax.TensorType):
+        if isinstance(value.ty, relax.TensorType):
             return self.cast(value, dtype)
-        assert isinstance(value, tirx.PrimExpr), value
         return self.te("scalar", lambda v: te.compute((), lambda: v.astype(dtype), name="scalar"), value)
 
     # -- expressions

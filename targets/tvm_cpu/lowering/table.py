@@ -32,6 +32,7 @@ from edgecc.targets.tvm_cpu.lowering import (
     slicing,
     sorting,
     symbolic,
+    windows,
 )
 from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers
 from edgecc.targets.tvm_cpu.lowering.sizes import refuse_size
@@ -58,6 +59,7 @@ _FAMILIES = (
     slicing,
     sorting,
     symbolic,
+    windows,
 )
 
 
