@@ -17,6 +17,7 @@ from edgecc.analysis.cost import cost
 from edgecc.diagnostics import Progress, Silent, nearest
 from edgecc.errors import CaptureError, UsageError
 from edgecc.ir.program import Program
+from edgecc.ir.signature import TensorSpec
 from edgecc.options import CompileOptions
 from edgecc.pipeline import manager
 from edgecc.pipeline.base import REORDERED
@@ -114,7 +115,7 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
     report = Report(cost(job.program))
     context = PassContext(chosen, options.seed, report.remarks, job.progress)
     job.progress.step("running the original model")
-    outputs = [job.original(*sample) for sample in chosen]
+    outputs = [_run_original(job, sample) for sample in chosen]
     why = compare(outputs, [job.program(*sample) for sample in chosen]).broken(REORDERED) if options.verify != "off" else ""
     if why:
         raise CaptureError(
@@ -122,6 +123,19 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
             hint="does the model draw random numbers or branch on values of tensors?",
         )
     return report, context, outputs
+
+
+def _run_original(job: Job, sample: Sample) -> tuple[torch.Tensor, ...]:
+    try:
+        return job.original(*sample)
+    except Exception as error:
+        given = ", ".join(
+            str(TensorSpec(s.name, t.dtype, tuple(t.shape))) for s, t in zip(job.program.signature.inputs, sample, strict=True)
+        )
+        raise UsageError(
+            f"the PyTorch model itself fails on {given}: {type(error).__name__}: {error}",
+            hint="are the dtypes of --input those that the model takes, and the bounds of its dynamic dimensions?",
+        ) from error
 
 
 def checks(options: CompileOptions) -> list[Instrument]:

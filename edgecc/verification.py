@@ -93,7 +93,7 @@ def signature_of(manifest: Mapping[str, Any]) -> Signature:
 def mismatch(lines: Sequence[str], place: str, target: str) -> ContractError:
     return ContractError(
         f"the compiled model differs from the PyTorch model {'; '.join(lines)}\n  in the lowering of {target}: {place}",
-        hint="--verify numerics shows whether a pass is to blame; please report it with the dump of --dump-ir",
+        hint="--verify numerics shows whether a pass is to blame; --verify off --dump-ir keeps the programs for a bug report",
     )
 
 

@@ -99,6 +99,8 @@ def show(document: Document, terminal: Terminal) -> None:
         terminal.print()
     for dim in document["dims"]:
         terminal.print(f"dim {dim['name']}: {dim['lower']} to {dim['upper'] if dim['upper'] is not None else 'any'}")
+    if document["dims"]:
+        terminal.print()
     figures = [
         ("parameters", document["parameters"]),
         ("bytes", document["bytes"]),

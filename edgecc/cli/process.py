@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -86,10 +87,19 @@ def write(stream: TextIO, text: str) -> None:
 
 @contextmanager
 def warnings_shown(shown: bool) -> Iterator[None]:
-    """Python warnings of models and libraries, which are for their authors, only where they are asked for."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default" if shown else "ignore")
-        yield
+    """Python warnings and log lines of models and libraries, which are for their authors, only where they are asked for.
+
+    PyTorch logs a traceback for an error that it then raises; edgecc prints the error.
+    """
+    disabled = logging.root.manager.disable
+    if not shown:
+        logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default" if shown else "ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class VerifyNumerics(Instrument):
             place = first_difference(self.first, self.done, program, context.samples, step.pass_.numerics)
             raise ContractError(
                 f"pass {step.pass_.name!r} promised {step.pass_.numerics}, but {why}\n  {place}",
-                hint=f"--disable-pass {step.pass_.name} to compile without it, --dump-ir to see what it did",
+                hint=f"--disable-pass {step.pass_.name} to compile without it; --verify structure --print-ir-after {step.pass_.name} shows what it did",
             )
         self.previous = outputs
         self.done.append(step.pass_)

@@ -116,7 +116,7 @@ def _reduced(reader: Reader, kept: Term, keepdim: bool) -> Term:
     if keepdim or shape_of(kept) == reader.shape:
         return kept
     literal, rest = split(kept)
-    return scaled(literal, reader.call("reshape", rest), reader.shape)
+    return scaled(literal, reshaped(reader, rest, reader.shape), reader.shape)
 
 
 def _mean_of(reader: Reader, a: Arguments) -> Term | None:
@@ -332,7 +332,13 @@ def _expand(reader: Reader, a: Arguments) -> Term:
 
 
 def reshaped(reader: Reader, x: Term, shape: Shape) -> Term:
-    """A view with another shape; views of views are one."""
+    """A view with another shape; views of views are one, a view of a power is the power of a view."""
+    inner = reader.expanded(x)
+    if isinstance(inner, Product) and len(inner.factors) == 1:
+        if isinstance(x, fx.Node):
+            reader.look_through(x)
+        ((base, exponent),) = inner.factors
+        return Product(inner.literal, ((reshaped(reader, base, shape), exponent),), shape)
     found = reader.behind(x, "reshape") if isinstance(x, fx.Node) else x
     if isinstance(found, Call) and found.kind == "reshape":
         x = found.args[0]

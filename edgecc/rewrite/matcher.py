@@ -187,11 +187,30 @@ class Matcher:
                 yield state.bind(name, found), 1.0
             return
         assert not isinstance(bound, float)
-        if bound == found:
-            yield state, 1.0
+        if self._same(bound, found, depth=3):
+            yield state.bind(name, found if isinstance(found, fx.Node) else bound), 1.0
             return
-        same_base = split(self._opened(bound))[1] in (found, split(self._opened(found))[1]) or split(self._opened(found))[1] == bound
-        self._fail(state, f"{name} is {text(bound)} in one place and {text(found)} in another", weak=not same_base)
+        multiple = split(self._opened(bound))[1] in (found, split(self._opened(found))[1]) or split(self._opened(found))[1] == bound
+        self._fail(state, f"{name} is {text(bound)} in one place and {text(found)} in another", weak=not multiple)
+
+    def _same(self, a: Term, b: Term, depth: int) -> bool:
+        """Whether two terms are the same value: the same node, or `x - mean(x)` once as nodes and once inside of `var(x)`."""
+        if a == b or depth == 0 or (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
+            return a == b
+        a, b = self.form.open(a)[0], self.form.open(b)[0]
+        if isinstance(a, Sum) and isinstance(b, Sum):
+            left, right = [(c, t) for c, t in a.terms], [(c, t) for c, t in b.terms]
+            constant = a.literal == b.literal
+        elif isinstance(a, Product) and isinstance(b, Product):
+            left, right = [(e, f) for f, e in a.factors], [(e, f) for f, e in b.factors]
+            constant = a.literal == b.literal
+        elif isinstance(a, Call) and isinstance(b, Call):
+            left, right = [(1.0, t) for t in a.args], [(1.0, t) for t in b.args]
+            constant = (a.kind, a.attributes) == (b.kind, b.attributes)
+        else:
+            return a == b
+        pairs = zip(left, right, strict=False)
+        return constant and len(left) == len(right) and all(c == d and self._same(t, u, depth - 1) for (c, t), (d, u) in pairs)
 
     def _opened(self, term: Term) -> Term:
         opened, _ = self.form.open(term)
@@ -426,13 +445,12 @@ class Matcher:
         return True
 
 
-def head(term: Term) -> str:
-    """What a root is told apart by at one look-up: `sum`, `product`, or the kind of the call."""
-    if isinstance(term, (fx.Node, Literal)):
-        return ""
+def head(term: Term, form: NormalForm) -> str:
+    """What a root is told apart by at one look-up: `sum`, `product`, or the kind of the call that it is a multiple of."""
     if isinstance(term, Sum):
         return "sum"
-    call = _unpermuted(split(term)[1])[0]
+    factor = split(term)[1]
+    call = _unpermuted(form.open(factor)[0] if isinstance(term, Product) else factor)[0]
     return call.kind if isinstance(call, Call) else "product"
 
 

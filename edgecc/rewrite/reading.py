@@ -117,18 +117,33 @@ class Reader:
 
     def product(self, parts: Iterable[tuple[Term, float]], literal: float = 1.0, shape: Shape | None = None) -> Term:
         """`literal * t1**e1 * t2**e2 * ...`, flattened."""
-        factors = dict[Term, float]()
+        parts, shape = list(parts), self.shape if shape is None else shape
+        flat = self._flattened(parts, literal)
+        if flat is None:
+            for term, exponent in parts:  # `x**2 / x`: as it is written, or as an operator of its own for `x / x`
+                if [t for t, e in parts if e * exponent < 0].count(term):
+                    return self.call("quotient", *(t for t, _ in parts), shape=shape)
+            flat = Product(literal, tuple(parts), shape), []
+        product, through = flat
+        for node in through:
+            self.look_through(node)
+        return simplified(Product(product.literal, product.factors, shape))
+
+    def _flattened(self, parts: Iterable[tuple[Term, float]], literal: float) -> tuple[Product, list[fx.Node]] | None:
+        """The product and the nodes it was read through; None where one factor would have exponents of both signs."""
+        factors, through = dict[Term, float](), []
         for term, exponent in parts:
-            inner = self.expanded(term)
-            raised = _raised(inner, exponent)
-            if raised is None or len(factors) + len(raised[1]) > LARGEST or not _mergeable(factors, raised[1]):
+            raised = _raised(self.expanded(term), exponent)
+            if raised is None or len(factors) + len(raised[1]) > LARGEST:
                 raised = (1.0, ((term, exponent),))
             elif isinstance(term, fx.Node):
-                self.look_through(term)
+                through.append(term)
+            if not _mergeable(factors, raised[1]):
+                return None
             literal *= raised[0]
             for t, e in raised[1]:
                 factors[t] = factors.get(t, 0.0) + e
-        return simplified(Product(literal, tuple(factors.items()), self.shape if shape is None else shape))
+        return Product(literal, tuple(factors.items()), ()), through
 
     def call(self, kind: str, *args: Term, shape: Shape | None = None, **attributes: Any) -> Call:
         return Call(kind, args, tuple(attributes.items()), self.shape if shape is None else shape)

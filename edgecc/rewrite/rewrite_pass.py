@@ -28,6 +28,8 @@ from edgecc.rewrite.transparent import readers, resolved
 
 aten = torch.ops.aten
 
+ROUNDS = 8  # a replacement that holds its own pattern would never end; the fusions here settle after one
+
 _FREE = {  # views: to compute one again costs nothing, so it may be used outside of a match
     aten.view, aten.reshape, aten._unsafe_view, aten.permute, aten.transpose, aten.mT, aten.t, aten.expand, aten.unsqueeze, aten.squeeze, aten.flatten, aten.unflatten,
 }  # fmt: skip
@@ -117,7 +119,7 @@ class RewritePass(Pass, ABC):
 
     def run(self, program: Program, context: PassContext) -> int:
         replacements, total = Replacements(), 0
-        while True:
+        for _ in range(ROUNDS):
             rewriter = _Rewriter(program, context, replacements)
             if self.anchors and self.anchors.isdisjoint(rewriter.form.kinds):
                 return total
@@ -126,6 +128,7 @@ class RewritePass(Pass, ABC):
                 rewriter.report_near_misses()
                 return total
             total += count
+        return total
 
 
 class _Rewriter:
@@ -138,7 +141,7 @@ class _Rewriter:
         self.calls: dict[str, list[fx.Node]] = defaultdict(list)
         for node in program.graph.nodes:
             if node.op == "call_function":
-                self.calls[head(self.form.view(node).term)].append(node)
+                self.calls[head(self.form.view(node).term, self.form)].append(node)
 
     def apply(self, rule: Rule) -> int:
         """Apply a rule at every node in graph order, first where the root is the pattern itself, then where it is a multiple."""
@@ -147,7 +150,7 @@ class _Rewriter:
             return 0
         matcher = Matcher(pattern, self.form)
         multiples: list[fx.Node] = []
-        count = sum(self._attempt(rule, matcher, node, multiples) for node in self.calls[head(pattern.root)])
+        count = sum(self._attempt(rule, matcher, node, multiples) for node in self.calls[head(pattern.root, pattern.form)])
         return count + sum(self._attempt(rule, matcher, node) for node in multiples)
 
     def _attempt(self, rule: Rule, matcher: Matcher, node: fx.Node, multiples: list[fx.Node] | None = None) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecc.errors import InternalError
 from edgecc.targets.tvm_cpu.linker import Toolchain
+from edgecc.targets.tvm_cpu.lowering import legalize
 from edgecc.targets.tvm_cpu.machines import Machine
 from edgecc.targets.tvm_cpu.schedule import schedule
 
@@ -26,18 +29,29 @@ _PROGRAM = """\
 """
 
 
+def legalize_once(module: tvm.IRModule) -> tvm.IRModule:
+    """Turn every Relax operator into a call of a primitive function, and compute what depends on weights only.
+
+    This is the same for every machine. TVM compiles each constant expression to fold it, so it is worth sharing.
+    Raises InternalError where TVM cannot.
+    """
+    import tvm
+    from tvm.relax.backend.cpu_generic import pipeline
+
+    target = tvm.target.Target("llvm")
+    with target, _tvm_errors("legalize the model"):
+        dispatched = tvm.transform.Sequential(pipeline.library_dispatch_passes(target))(module)
+        return tvm.relax.transform.FoldConstant()(legalize(dispatched))
+
+
 def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path) -> None:
-    """Write the library that runs `main` of `module` on `machine`; the same module gives the same bytes.
+    """Write the library that runs `main` of a legalized module on `machine`; the same module gives the same bytes.
 
     Raises InternalError where TVM cannot build what the lowering made, OSError for a full disk.
     """
     with tempfile.TemporaryDirectory() as folder:
-        try:
+        with _tvm_errors(f"build the model for {machine.cpu.name}"):
             objects = compile_objects(module, machine, Path(folder))
-        except OSError:
-            raise
-        except Exception as error:  # TVM raises whatever its C++ code throws
-            raise InternalError(f"TVM could not build the model for {machine.cpu.name}: {_gist(error)}") from error
         output.parent.mkdir(parents=True, exist_ok=True)
         tools.link_shared(objects, output)
 
@@ -66,6 +80,12 @@ def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> lis
     return files
 
 
-def _gist(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+@contextmanager
+def _tvm_errors(doing: str) -> Iterator[None]:
+    """Raise InternalError for whatever TVM throws; a full disk stays an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # TVM raises whatever its C++ code throws
+        raise InternalError(f"TVM could not {doing}: {type(error).__name__}: {str(error).strip()[:2000]}") from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgecc.errors import UsageError
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targets.tvm_cpu import interface
-from edgecc.targets.tvm_cpu.build import build
+from edgecc.targets.tvm_cpu.build import build, legalize_once
 from edgecc.targets.tvm_cpu.device import write_device_folder
 from edgecc.targets.tvm_cpu.interface import Interface
 from edgecc.targets.tvm_cpu.linker import toolchain
@@ -74,7 +74,7 @@ class TvmCpu(Target):
         from edgecc.targets.tvm_cpu.lowering import lower
 
         context.progress.step("lower to Relax")
-        module = lower(program)
+        module = legalize_once(lower(program))
         ports = Interface.of(program.signature, self.machine.cpu.name)
         (directory / interface.FILE).write_text(ports.text())
         context.progress.step(f"build {MODEL} for {self.machine.cpu.name}")

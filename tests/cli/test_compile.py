@@ -76,6 +76,12 @@ def test_an_unsupported_operator_is_named_with_every_source_line(edgecc, folder)
     assert folder() == []
 
 
+def test_a_missing_tool_exits_5_with_the_install_line(edgecc, folder):
+    result = edgecc("compile", f"{MODELS}:small", "--load", HOST, "--target", "needy_host", "-o", "out")
+    assert result.code == 5 and "needs unobtainium" in result.err and "  try: pip install unobtainium" in result.err
+    assert folder() == []
+
+
 def test_a_model_that_branches_on_values_exits_3_with_the_line(edgecc, folder):
     result = edgecc("compile", f"{MODELS}:branching", "--load", HOST, "--target", "torch_host", "-o", "out")
     assert result.code == 3 and "models.py:" in result.err and folder() == []
@@ -193,6 +199,23 @@ def test_a_state_dict_goes_with_its_factory(edgecc, tmp_path):
     assert edgecc("compile", "weights.pt", *flags, "-o", "out").code == 0
     with np.load(tmp_path / "out/reference/case-00.npz") as case:
         np.testing.assert_array_equal(case["output/output"], np.maximum(-case["input/x"][:, :3], 0))
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "message"),
+    [
+        ("x:i64[2,4]", 2, "the PyTorch model itself fails on x: i64[2, 4]: RuntimeError: mat1 and mat2 must have the same dtype"),
+        ("x:f32[2,5]", 3, "torch.export could not trace Small"),
+        ("x:f32[4]", 0, ""),
+        ("y:f32[2,4]", 2, "takes no input 'y'"),
+    ],
+)
+def test_a_wrong_input_spec_is_one_clear_message(edgecc, tmp_path, spec, code, message):
+    torch.save({"fc.weight": torch.eye(3, 4), "fc.bias": torch.zeros(3)}, tmp_path / "weights.pt")
+    flags = ["--model", f"{MODELS}:architecture", "--input", spec, "--load", HOST, "--target", "torch_host", "-o", "out"]
+    result = edgecc("compile", "weights.pt", *flags, "--progress", "none")
+    assert result.code == code and message in result.err and "Traceback" not in result.err
+    assert result.err.count("edgecc: ") == (code != 0)
 
 
 class Touch:

@@ -30,6 +30,18 @@ def test_a_pass_that_changed_nothing_says_so(compile_small):
     assert "name-nothing changed nothing" in compile_small("-o", "out", "--print-ir-after", "name-nothing").err
 
 
+def test_a_wrong_pass_that_structure_does_not_show_fails_at_the_artifact_with_its_ir_printed(compile_small, folder):
+    flags = ("--insert", "legalize:forget-sign", "--verify", "structure", "--print-ir-after", "forget-sign")
+    result = compile_small("-o", "out", *flags)
+    assert result.code == 1 and "differs from the PyTorch model on torch host" in result.err
+    assert "aten.neg" not in result.out and "return output=%relu" in result.out and folder() == []
+
+
+def test_without_verification_the_dump_of_a_wrong_pass_is_kept(compile_small, tmp_path):
+    assert compile_small("-o", "out", "--insert", "legalize:forget-sign", "--verify", "off", "--dump-ir").code == 0
+    assert (tmp_path / "out/ir/03-forget-sign.ir").is_file()
+
+
 def test_stop_after_lowers_nothing(compile_small, folder):
     result = compile_small("-o", "out", "--stop-after", "name-nothing")
     assert result.code == 0 and "stopped   after name-nothing: nothing was lowered" in result.out

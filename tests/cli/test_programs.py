@@ -113,6 +113,13 @@ def test_inspect_lists_what_a_target_refuses(edgecc):
     assert "aten.erfinv.default x2" in edgecc(*flags).out
 
 
+def test_inspect_says_where_it_cannot_know(edgecc):
+    flags = ("inspect", f"{MODELS}:small", "--load", HOST, "--target", "needy_host")
+    (target,) = edgecc(*flags, "--json").document["targets"]
+    assert target["supported"] is None and target["install"] == "pip install unobtainium"
+    assert "unknown" in edgecc(*flags).out
+
+
 def test_inspect_shows_dynamic_sizes(edgecc):
     result = edgecc("inspect", f"{MODELS}:small", "--input", "x:f32[batch=1..4,4]", "--load", HOST, "--target", "torch_host")
     assert "dim batch: 1 to 4" in result.out and "[batch, 4]" in result.out

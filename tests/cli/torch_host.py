@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from edgecc import EXACT, Capabilities, Lowered, Pass, Requirement, Runner, Target, load
-from edgecc.errors import ContractError, UsageError
+from edgecc.errors import ContractError, MissingToolError, UsageError
 from edgecc.ir import archive
 
 aten = torch.ops.aten
@@ -58,6 +58,9 @@ class NeedyHost(TorchHost):
 
     def requirements(self):
         return [Requirement("unobtainium", "", "everything", "pip install unobtainium")]
+
+    def capabilities(self):
+        raise MissingToolError("needy_host needs unobtainium, which is missing", hint="pip install unobtainium")
 
 
 class TorchRunner(Runner):

@@ -53,10 +53,10 @@ def test_two_processes_with_one_and_two_threads_write_the_same_bytes(tmp_path: P
 @pytest.mark.slow
 def test_llvm_knows_every_cpu_of_the_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tvm", reason="Apache TVM is not installed")
-    from edgecc.targets.tvm_cpu.build import compile_objects
+    from edgecc.targets.tvm_cpu.build import compile_objects, legalize_once
     from edgecc.targets.tvm_cpu.lowering import lower
 
-    module = lower(trace_function(lambda x: x + 1, torch.zeros(4)))
+    module = legalize_once(lower(trace_function(lambda x: x + 1, torch.zeros(4))))
     for built in machines():
         kernels, program = compile_objects(module, built, tmp_path)
         assert kernels.read_bytes().startswith(b"\x7fELF")
@@ -73,9 +73,8 @@ def test_zig_links_where_there_is_no_gnu_toolchain(tmp_path: Path) -> None:
     from edgecc.targets.tvm_cpu.build import build
     from edgecc.targets.tvm_cpu.lowering import lower
 
-    build(
-        lower(trace_function(SmallNet(), torch.zeros(1, 2, 8, 8))), machine("cortex-a72", "aarch64-linux-gnu"), tools, tmp_path / "model.so"
-    )
+    module = legalize_once(lower(trace_function(SmallNet(), torch.zeros(1, 2, 8, 8))))
+    build(module, machine("cortex-a72", "aarch64-linux-gnu"), tools, tmp_path / "model.so")
     library = (tmp_path / "model.so").read_bytes()
     assert library.startswith(b"\x7fELF\x02")
     assert b"__tvm_ffi__library_bin" in library

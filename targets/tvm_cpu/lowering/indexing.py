@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from edgecc.targets.tvm_cpu.lowering.arithmetic import result_dtype
-from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, axis_of, is_one, rank, shape
+from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, axis_of, dtype, dtype_name, is_one, rank, shape
 from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.layout import product
 
 aten = torch.ops.aten
 
@@ -129,6 +130,79 @@ def _scatter_kernel(b: Builder, mode: str, x: Expr, axis: int, index: Expr, sour
     return b.te(f"scatter_{mode}", function, x, index, source)
 
 
+def _index_put(b: Builder, node: fx.Node, x: Expr, indices: list[Expr | None], values: Expr, accumulate: bool = False) -> Expr:
+    """x with `values` written, or added, at integer indices of its leading axes; the last write to a place stays."""
+    from tvm import te, tirx
+
+    axes = [d for d, i in enumerate(indices) if i is not None]
+    tensors = [indices[d] for d in axes]
+    to = result_dtype(node)
+    if dtype(tensors[0]) == "bool":
+        mask = b.reshape(tensors[0], shape(tensors[0]) + [1] * (rank(x) - rank(tensors[0])))
+        return b.op("where", mask, b.tensor(values, to), x)
+    positions = b.shape(torch.broadcast_tensors(*(fake(node.args[1][d]) for d in axes))[0])  # type: ignore[index, call-overload, union-attr]
+    rest = [s for d, s in enumerate(shape(x)) if d not in axes]
+    source = b.reshape(b.broadcast(b.tensor(values, to), positions + rest), [product(positions), *rest])
+    flat = [b.reshape(b.broadcast(t, positions), [product(positions)]) for t in tensors]
+
+    def function(t: Any, given: Any, *where: Any) -> Any:
+        k = te.reduce_axis((0, given.shape[0]), "k")
+
+        def hit(at: Any) -> Any:
+            return tirx.all(*(inside(w(k), t.shape[d]) == at[d] for d, w in zip(axes, where, strict=True)))
+
+        def others(at: Any) -> list[Any]:
+            return [i for d, i in enumerate(at) if d not in axes]
+
+        if accumulate:
+            total = te.compute(
+                t.shape, lambda *at: te.sum(tirx.if_then_else(hit(at), given(k, *others(at)), tirx.const(0, t.dtype)), axis=k), name="total"
+            )
+            return te.compute(t.shape, lambda *at: t(*at) + total(*at), name="index_add")
+        writer = te.compute(t.shape, lambda *at: te.max(tirx.if_then_else(hit(at), k, tirx.const(-1, "int64")), axis=k), name="writer")
+
+        def written(*at: Any) -> Any:
+            return tirx.if_then_else(writer(*at) >= 0, given(tirx.max(writer(*at), 0), *others(at)), t(*at))
+
+        return te.compute(t.shape, written, name="index_put")
+
+    return b.te("index_put", function, x, source, *flat)
+
+
+def _refuse_index_put(node: fx.Node) -> str | None:
+    arguments = arguments_of(node)
+    indices = [fake(i) for i in arguments["indices"] if i is not None]
+    masks = [i for i in indices if i.dtype in (torch.bool, torch.uint8)]
+    if not indices:
+        return "a write without an index"
+    if not masks:
+        neighbours = all(i is not None for i in arguments["indices"][: len(indices)])
+        return None if neighbours else "a write at indices of inner axes"
+    scalar = not len(fake(arguments["values"]).shape) and not arguments["accumulate"]
+    if len(indices) > 1 or indices[0].dtype is not torch.bool or arguments["indices"][0] is None or not scalar:
+        return "a write at a mask of anything but one number, whose size depends on the data"
+    return None
+
+
+def _bucketize(b: Builder, node: fx.Node, x: Expr, boundaries: Expr, out_int32: bool = False, right: bool = False) -> Expr:
+    """How many of the sorted boundaries lie below x, or at it with `right`."""
+    from tvm import te
+
+    to = dtype_name(torch.promote_types(*(fake(node.args[i]).dtype for i in range(2))))
+    result = result_dtype(node)
+
+    def count(t: Any, edges: Any) -> Any:
+        k = te.reduce_axis((0, edges.shape[0]), "k")
+
+        def element(*at: Any) -> Any:
+            passed = edges(k) <= t(*at) if right else edges(k) < t(*at)
+            return te.sum(passed.astype(result), axis=k)
+
+        return te.compute(t.shape, element, name="bucketize")
+
+    return b.te("bucketize", count, b.cast(x, to), b.cast(boundaries, to))
+
+
 def _combination(mode: str, to: str) -> tuple[Any, Any]:
     """How two elements become one, and the element that changes nothing."""
     from tvm import tirx
@@ -155,5 +229,7 @@ HANDLERS: Handlers = {
     **handlers(_index, aten.index.Tensor, refuse=_refuse_index),
     **dict.fromkeys((aten.scatter.src, aten.scatter.value, aten.scatter.reduce, aten.scatter.value_reduce), _scatter("update")),
     **dict.fromkeys((aten.scatter_reduce.two,), _scatter("update")),
+    **handlers(_index_put, aten.index_put.default, refuse=_refuse_index_put),
+    **handlers(_bucketize, aten.bucketize.Tensor),
     aten.scatter_add.default: _scatter("add"),
 }

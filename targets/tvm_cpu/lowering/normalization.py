@@ -197,6 +197,13 @@ def _affine(b: Builder, x: Expr, weight: Expr | None, bias: Expr | None, mean: E
     return b.op("add", b.op("multiply", x, b.reshape(scale, sizes)), b.reshape(shift, sizes))
 
 
+def _weight_norm(b: Builder, node: fx.Node, v: Expr, g: Expr, dim: int = 0) -> Expr:
+    """`g * v / |v|`, the norm over all axes but `dim`. Salimans and Kingma 2016, equation 2. Constants fold."""
+    over = [axis for axis in range(rank(v)) if axis != axis_of(dim, v)] if dim != -1 else list(range(rank(v)))
+    size = b.op("sqrt", b.op("sum", b.op("multiply", v, v), over, True))
+    return b.op("multiply", v, b.op("divide", g, size))
+
+
 def _native_layer_norm(
     b: Builder, node: fx.Node, x: Expr, normalized_shape: list[Any], weight: Expr | None, bias: Expr | None, eps: float
 ) -> list[Expr | None]:
@@ -232,6 +239,7 @@ HANDLERS: Handlers = {
     **handlers(_log_softmax, aten.log_softmax.int, aten._log_softmax.default),
     **handlers(_layer_norm, aten.layer_norm.default, refuse=_refuse_integers),
     **handlers(_rms_norm, aten.rms_norm.default, refuse=_refuse_integers),
+    **handlers(_weight_norm, aten._weight_norm.default),
     **handlers(_group_norm, aten.group_norm.default, refuse=_refuse_integers),
     **handlers(_instance_norm, aten.instance_norm.default, refuse=_refuse_statistics),
     **handlers(_batch_norm, aten.batch_norm.default, refuse=_refuse_statistics),

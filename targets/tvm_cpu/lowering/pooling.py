@@ -75,6 +75,7 @@ def _batched(b: Builder, x: Expr, axes: int, pool: Callable[[Expr], Expr], sizes
 
 # -- any windows
 
+
 @dataclass(frozen=True)
 class Windows:
     """The windows along one axis, for sizes of the input that may be symbolic.

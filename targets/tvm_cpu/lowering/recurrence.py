@@ -14,7 +14,7 @@ from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, shape
 from edgecc.targets.tvm_cpu.lowering.contraction import linear
 from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, arguments_of, fake
 from edgecc.targets.tvm_cpu.lowering.layout import transpose
-from edgecc.targets.tvm_cpu.lowering.slicing import select
+from edgecc.targets.tvm_cpu.lowering.slicing import select, slice_axis
 
 aten = torch.ops.aten
 
@@ -53,6 +53,33 @@ def _recurrent(kind: str) -> Handler:
         return [sequence if batch_first else transpose(b, sequence, 0, 1), *finals]
 
     return Handler(lower, _refuse)
+
+
+def _gru_cell(
+    b: Builder, node: fx.Node, x: Expr, hx: Expr, w_ih: Expr, w_hh: Expr, b_ih: Expr | None = None, b_hh: Expr | None = None
+) -> Expr:
+    """One step. x [n, in], hx [n, h] -> [n, h]. Cho et al. 2014, with PyTorch's bias inside of the reset gate."""
+    reset, update, new = _gates(b, linear(b, x, w_ih, b_ih), 3)
+    h_reset, h_update, h_new = _gates(b, linear(b, hx, w_hh, b_hh), 3)
+    r, z = b.op("sigmoid", b.op("add", reset, h_reset)), b.op("sigmoid", b.op("add", update, h_update))
+    n = b.op("tanh", b.op("add", new, b.op("multiply", r, h_new)))
+    return b.op("add", n, b.op("multiply", z, b.op("subtract", hx, n)))
+
+
+def _lstm_cell(
+    b: Builder, node: fx.Node, x: Expr, hx: list[Expr], w_ih: Expr, w_hh: Expr, b_ih: Expr | None = None, b_hh: Expr | None = None
+) -> list[Expr]:
+    """One step. x [n, in], hx two of [n, h] -> the next two. Hochreiter and Schmidhuber 1997, with a forget gate."""
+    sums = _gates(b, b.op("add", linear(b, x, w_ih, b_ih), linear(b, hx[0], w_hh, b_hh)), 4)
+    i, f, o = (b.op("sigmoid", sums[k]) for k in (0, 1, 3))
+    c = b.op("add", b.op("multiply", f, hx[1]), b.op("multiply", i, b.op("tanh", sums[2])))
+    return [b.op("multiply", o, b.op("tanh", c)), c]
+
+
+def _gates(b: Builder, x: Expr, count: int) -> list[Expr]:
+    *lead, width = shape(x)
+    size = width // count
+    return [slice_axis(b, x, len(lead), k * size, [*lead, size]) for k in range(count)]
 
 
 def _scan(b: Builder, kind: str, x: Expr, first: list[Expr], weights: list[Expr], *, backwards: bool) -> list[Expr]:
@@ -207,6 +234,8 @@ def _refuse(node: fx.Node) -> str | None:
 
 HANDLERS: Handlers = {
     aten.lstm.input: _recurrent("lstm"),
+    aten.gru_cell.default: Handler(_gru_cell),
+    aten.lstm_cell.default: Handler(_lstm_cell),
     aten.gru.input: _recurrent("gru"),
     aten.rnn_tanh.input: _recurrent("tanh"),
     aten.rnn_relu.input: _recurrent("relu"),

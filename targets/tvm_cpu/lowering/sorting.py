@@ -66,9 +66,10 @@ def _merge_sort(of: str, descending: bool) -> Any:
                         left[0] = start[0]
                         right[0] = T.min(start[0] + width[0], n)
                         for k in T.serial(T.min(width[0] * T.int64(2), n - start[0])):
+                            # both sides of `and` and `or` are read, so that every index must be valid
                             if right[0] < T.min(start[0] + width[0] * T.int64(2), n) and (
                                 left[0] >= T.min(start[0] + width[0], n)
-                                or before(x[r, order[r, right[0]]], x[r, order[r, T.min(left[0], n - T.int64(1))]])
+                                or before(x[r, order[r, T.min(right[0], n - T.int64(1))]], x[r, order[r, T.min(left[0], n - T.int64(1))]])
                             ):
                                 spare[r, start[0] + k] = order[r, right[0]]
                                 right[0] = right[0] + T.int64(1)

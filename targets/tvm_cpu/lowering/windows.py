@@ -50,7 +50,9 @@ def _image(b: Builder, node: fx.Node, x: Expr, output_size: Any, kernel_size: An
         def element(n: Any, c: Any, y: Any, x: Any) -> Any:
             top, left = y + pad[0] - i * spread[0], x + pad[1] - j * spread[1]
             row, column = tirx.floordiv(top, step[0]), tirx.floordiv(left, step[1])
-            hit = tirx.all(top >= 0, left >= 0, row < down, column < across, tirx.floormod(top, step[0]) == 0, tirx.floormod(left, step[1]) == 0)
+            hit = tirx.all(
+                top >= 0, left >= 0, row < down, column < across, tirx.floormod(top, step[0]) == 0, tirx.floormod(left, step[1]) == 0
+            )
             value = tirx.if_then_else(hit, t(n, (c * kh + i) * kw + j, row * across + column), tirx.const(0, t.dtype))
             return te.sum(value, axis=[i, j])
 
