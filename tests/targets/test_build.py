@@ -70,7 +70,7 @@ def test_zig_links_where_there_is_no_gnu_toolchain(tmp_path: Path) -> None:
     tools = zig_toolchain(TRIPLES["aarch64-linux-gnu"])
     if tools is None:
         pytest.skip("ziglang is not installed")
-    from edgecc.targets.tvm_cpu.build import build
+    from edgecc.targets.tvm_cpu.build import build, legalize_once
     from edgecc.targets.tvm_cpu.lowering import lower
 
     module = legalize_once(lower(trace_function(SmallNet(), torch.zeros(1, 2, 8, 8))))

@@ -140,7 +140,7 @@ def _index_put(b: Builder, node: fx.Node, x: Expr, indices: list[Expr | None], v
     if dtype(tensors[0]) == "bool":
         mask = b.reshape(tensors[0], shape(tensors[0]) + [1] * (rank(x) - rank(tensors[0])))
         return b.op("where", mask, b.tensor(values, to), x)
-    positions = b.shape(torch.broadcast_tensors(*(fake(node.args[1][d]) for d in axes))[0])  # type: ignore[index, call-overload, union-attr]
+    positions = [b.sizes(s) for s in torch.broadcast_shapes(*(fake(node.args[1][d]).shape for d in axes))]  # type: ignore[index]
     rest = [s for d, s in enumerate(shape(x)) if d not in axes]
     source = b.reshape(b.broadcast(b.tensor(values, to), positions + rest), [product(positions), *rest])
     flat = [b.reshape(b.broadcast(t, positions), [product(positions)]) for t in tensors]
