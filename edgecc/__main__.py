@@ -59,7 +59,7 @@ def _guarded(command: Command, args: argparse.Namespace, session: Session, inter
         return _interrupted(session)
     except SystemExit as stop:
         return _fail(session, UsageError(f"the model's code ended the process with sys.exit({stop.code!r})"))
-    except Exception as error:  # noqa: BLE001  the boundary: whatever is left becomes an exit code and a reproducer
+    except BaseException as error:  # noqa: BLE001  the boundary: whatever is left becomes an exit code and a reproducer
         return _interrupted(session) if interrupt.received else _fail(session, error)
 
 
@@ -72,7 +72,7 @@ def _print(command: Command, answer: Answer, session: Session) -> int:
     return answer.code
 
 
-def _fail(session: Session, error: Exception) -> int:
+def _fail(session: Session, error: BaseException) -> int:
     """Print what went wrong, as `edgecc: error:` for people or as the one JSON document, and return the exit code."""
     terminal = session.terminal
     terminal.progress.close()

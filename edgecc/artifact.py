@@ -15,6 +15,17 @@ from typing import Any
 from edgecc.errors import RefusedError, UsageError
 
 SCHEMA = 1
+_KEYS: Mapping[str, type | tuple[type, ...]] = {
+    "target": str,
+    "target_options": dict,
+    "deployable": str,
+    "inputs": list,
+    "outputs": list,
+    "dims": list,
+    "tolerance": (int, float),
+    "facts": dict,
+    "files": dict,
+}
 MARKS = ("manifest.json", "ir/00-trace.ir", "00-trace.ir")  # a directory that edgecc wrote has one of these
 UNSIGNED = ("manifest.json", "report.json", "report.html", "remarks.jsonl")
 
@@ -27,25 +38,30 @@ def staged(output: Path, *, overwrite: bool) -> Iterator[Path]:
     it cannot be written.
     """
     check_output(output, overwrite=overwrite)
-    made = [parent for parent in output.parents if not parent.exists()]
+    place = _place(output)
+    made = [parent for parent in place.parents if not os.path.lexists(parent)]
+    beside: Path | None = None
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise UsageError(f"cannot write {output}: {error.strerror}", hint="name another folder with -o") from error
-    try:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        except OSError as error:
+            in_a_file = isinstance(error, (FileExistsError, NotADirectoryError))
+            why = "a file is in the place of a folder" if in_a_file else error.strerror
+            raise UsageError(f"cannot write {output}: {why}", hint="name another folder with -o") from error
         beside.chmod(0o777 & ~_umask())
         try:
             yield beside
         except Exception as error:
-            why = _unwritable(beside)
-            if not why:
+            unwritable = _unwritable(beside)
+            if not unwritable:
                 raise
-            raise UsageError(f"cannot write {output}: {why}", hint="free some space or name another folder with -o") from error
+            raise UsageError(f"cannot write {output}: {unwritable}", hint="free some space or name another folder with -o") from error
         check_output(output, overwrite=overwrite)
-        _move(beside, output)
+        _move(beside, place)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if beside is not None:
+            _remove(beside)
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
@@ -90,13 +106,13 @@ def _unwritable(directory: Path) -> str:
 
 def check_file(file: Path, *, overwrite: bool) -> None:
     """Raise RefusedError where `file` may not be written; nothing is changed."""
-    if file.is_dir() or (file.exists() and not overwrite):
+    if os.path.lexists(file) and (file.is_dir() or not overwrite):
         raise RefusedError(f"{file} exists", hint="another -o" if file.is_dir() else "--overwrite to replace it, or another -o")
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raise RefusedError where `output` may not be written; nothing is changed."""
-    if not output.exists() and not output.is_symlink():
+    if not os.path.lexists(output):
         return
     if not overwrite:
         raise RefusedError(f"{output} exists", hint="--overwrite to replace it, or another -o")
@@ -104,14 +120,33 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise RefusedError(f"{output} is not a run directory of edgecc, so it is not replaced", hint="name another folder with -o")
 
 
+def _place(output: Path) -> Path:
+    """`output` under a name that can be renamed: `.` and `..` have none of their own."""
+    return output.resolve() if output.name in ("", "..") else output.parent.resolve() / output.name
+
+
 def _move(beside: Path, output: Path) -> None:
+    """Rename `beside` to `output`; what was there is removed last, and comes back where the renaming is broken off."""
     if not output.exists():
         beside.rename(output)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-    output.rename(old / output.name)
-    beside.rename(output)
-    shutil.rmtree(old)
+    try:
+        output.rename(old / output.name)
+        beside.rename(output)
+    finally:
+        if not output.exists() and (old / output.name).exists():
+            (old / output.name).rename(output)
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of our own to the end, even where a signal arrives meanwhile: it is raised after that."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _umask() -> int:
@@ -151,6 +186,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
         raise UsageError(f"{path} has schema {found!r}, want {SCHEMA}", hint="compile the model again with this version")
+    damaged = [key for key, kind in _KEYS.items() if not isinstance(manifest.get(key), kind)]
+    if damaged:
+        raise UsageError(f"{path} is damaged: {', '.join(damaged)} missing or of the wrong type", hint="compile the model again")
     return manifest
 
 

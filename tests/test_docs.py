@@ -53,7 +53,8 @@ def run(command: str) -> str:
     program = [sys.executable, "-m", "edgecc", *words[1:]] if words[0] == "edgecc" else words
     environment = {**os.environ, "COLUMNS": "120", "PYTHONWARNINGS": "ignore"}
     result = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
-    return "".join(line.rstrip() + "\n" for line in (result.stdout + result.stderr).splitlines())
+    printed = (result.stdout + result.stderr).replace(f"{Path.cwd()}/", "")
+    return "".join(line.rstrip() + "\n" for line in printed.splitlines())
 
 
 def squeeze(text: str) -> str:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -15,19 +16,23 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TextIO
 
+GRACE = 3.0
+
 
 @dataclass
 class Interrupt:
-    """Whether a signal arrived. Foreign code may turn the KeyboardInterrupt into an error of its own."""
+    """Whether a signal arrived, and when. Foreign code may turn the KeyboardInterrupt into an error of its own."""
 
     received: bool = False
+    at: float = 0.0
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
     """Raise KeyboardInterrupt at the first SIGINT, SIGTERM or SIGHUP, and let nothing disturb the cleaning up after it.
 
-    A signal that the parent process chose to ignore stays ignored.
+    A signal more than `GRACE` seconds later raises again: foreign code may have swallowed the first. One that the parent
+    process chose to ignore stays ignored.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -36,9 +41,10 @@ def interruptible() -> Iterator[Interrupt]:
     before: dict[signal.Signals, Any] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        interrupt.received = True
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
+        now = time.monotonic()
+        if interrupt.received and now - interrupt.at < GRACE:
+            return
+        interrupt.received, interrupt.at = True, now
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -14,7 +14,7 @@ from edgecc.cli import settings
 from edgecc.cli.command import Answer, Command, Document
 from edgecc.cli.session import Session
 from edgecc.cli.terminal import Terminal
-from edgecc.errors import UsageError
+from edgecc.errors import ContractError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,9 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
         raise UsageError(f"-o {args.output}: outputs are written as .npz", hint=f"-o {args.output.with_suffix('.npz')}")
     if args.output:
         artifact.check_file(args.output, overwrite=bool(args.overwrite))
+    changed = [line for line in artifact.check_digests(args.directory, manifest) if not line.startswith("reference/")]
+    if changed:
+        raise ContractError(f"{args.directory} is not what was compiled: {'; '.join(changed)}", hint="compile the model again")
     arrays = _read_inputs(args.input or [], manifest)
     if args.dry_run:
         return Answer({"runtime": None, "outputs": [], "written": None})

@@ -42,6 +42,8 @@ def classify(path: Path) -> Found:
         raise UsageError(f"there is no file {path}", hint=_neighbour(path))
     if path.is_dir():
         return _classify_directory(path)
+    if not path.is_file():
+        raise UsageError(f"{path} is a pipe or a device, which can be read only once", hint="write it to a file")
     try:
         with path.open("rb") as file:
             head = file.read(512)

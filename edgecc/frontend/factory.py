@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -113,12 +114,13 @@ def _import_package(name: str) -> ModuleType:
 
 @contextmanager
 def _importing_from(directory: Path) -> Iterator[None]:
-    """Let imports find the neighbours of a user's file, as `python file.py` does."""
-    entry = str(directory)
+    """Let imports find the neighbours of a user's file, as `python file.py` does; the working folder stays what it was."""
+    entry, working = str(directory), Path.cwd()
     sys.path.insert(0, entry)
     try:
         yield
     finally:
+        os.chdir(working)
         if entry in sys.path:
             sys.path.remove(entry)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from edgecc.errors import UsageError
+from edgecc.frontend.reason import reason
 from edgecc.ir.dtypes import dtype_name, dtype_of
 from edgecc.ir.signature import Dim
 
@@ -113,10 +114,13 @@ def example_tensor(spec: InputSpec, sizes: Mapping[str, int], seed: int) -> torc
     if spec.file is not None:
         return _read(spec)
     shape = [sizes[d.name] if isinstance(d, Dim) else d for d in spec.shape]
-    if spec.dtype.is_floating_point or spec.dtype.is_complex:
-        draw_dtype = torch.complex64 if spec.dtype.is_complex else torch.float32
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=draw_dtype).to(spec.dtype)
-    return torch.ones(shape, dtype=spec.dtype)
+    try:
+        if spec.dtype.is_floating_point or spec.dtype.is_complex:
+            draw_dtype = torch.complex64 if spec.dtype.is_complex else torch.float32
+            return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=draw_dtype).to(spec.dtype)
+        return torch.ones(shape, dtype=spec.dtype)
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # torch has no error of its own for what is too large
+        raise UsageError(f"input {spec} cannot be made: {reason(error)}", hint="are these the sizes that were meant?") from error
 
 
 def _dim_text(dim: int | Dim) -> str:
@@ -154,7 +158,8 @@ def _parse_shape(text: str, body: str, start: int) -> tuple[int | Dim, ...]:
 def _parse_dim(text: str, match: re.Match[str]) -> Dim:
     dim = Dim(match["name"], int(match["lower"] or 1), int(match["upper"]) if match["upper"] else None)
     if dim.upper is not None and dim.upper < max(dim.lower, 1):
-        raise UsageError(f"input {text!r}: the bounds of {dim} are the wrong way round")
+        wrong = "are the wrong way round" if dim.upper else "allow no size above 0"
+        raise UsageError(f"input {text!r}: the bounds of {dim} {wrong}", hint=_EXAMPLE)
     return dim
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
+import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +42,7 @@ def trace(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     training = [m for m in model.modules() if m.training]
     try:
         model.eval()
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _without_partial_graph():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, positional, named, dynamic_shapes=dynamic_shapes)
     except Exception as error:
@@ -251,6 +254,20 @@ def _signature(exported: torch.export.ExportedProgram, inputs: list[fx.Node], ou
         tuple(spec(n, o) for n, o in zip(names.outputs, outputs, strict=True)),
         tuple(d for d in dims if d.symbol in used),
     )
+
+
+@contextmanager
+def _without_partial_graph() -> Iterator[None]:
+    """Keep back the half-traced graph that torch.export prints for some failures; the error names the model's own line."""
+    printed, graph = io.StringIO(), None
+    try:
+        with redirect_stderr(printed):
+            yield
+    except Exception as error:
+        graph = getattr(error, "partial_fx_graph", None)
+        raise
+    finally:
+        sys.stderr.write(printed.getvalue().replace(f"{graph}\n", "") if graph is not None else printed.getvalue())
 
 
 def _reason(error: BaseException) -> str:

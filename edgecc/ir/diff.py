@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 import torch
@@ -12,21 +13,22 @@ from edgecc.ir.text import to_text
 
 @dataclass(frozen=True)
 class Diff:
-    """Lines of the textual IR by node or weight name, in program order. `changed` holds (name, before, after)."""
+    """Lines of the textual IR by node or weight name. `changed` holds (name, before, after).
+
+    `lines` has them all in program order, `- ` before what went and `+ ` before what came.
+    """
 
     removed: tuple[str, ...]
     added: tuple[str, ...]
     changed: tuple[tuple[str, str, str], ...]
     reweighted: tuple[str, ...]
+    lines: tuple[str, ...]
 
     def __bool__(self) -> bool:
         return bool(self.removed or self.added or self.changed or self.reweighted)
 
     def __str__(self) -> str:
-        lines = [f"- {line}" for line in self.removed] + [f"+ {line}" for line in self.added]
-        lines += [text for _, before, after in self.changed for text in (f"- {before}", f"+ {after}")]
-        lines += [f"~ @{name}: same shape, other values" for name in self.reweighted]
-        return "\n".join(lines)
+        return "\n".join([*self.lines, *(f"~ @{name}: same shape, other values" for name in self.reweighted)])
 
 
 def diff(before: Program, after: Program) -> Diff:
@@ -38,7 +40,13 @@ def diff(before: Program, after: Program) -> Diff:
         added=tuple(line for name, line in new.items() if name not in old),
         changed=tuple((name, line, new[name]) for name, line in old.items() if name in new and new[name] != line),
         reweighted=tuple(n for n, w in olds.items() if n in news and w.shape == news[n].shape and not _same(w, news[n])),
+        lines=_changed_lines(list(old.values()), list(new.values())),
     )
+
+
+def _changed_lines(old: list[str], new: list[str]) -> tuple[str, ...]:
+    found = list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]  # without the two lines of file names
+    return tuple(f"{line[0]} {line[1:]}" for line in found if line[0] in "+-")
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

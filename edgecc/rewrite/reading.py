@@ -98,7 +98,7 @@ class Reader:
         for scale, term in parts:
             inner = self.expanded(term)
             through: Term | None = term
-            if isinstance(inner, Sum) and len(terms) + len(inner.terms) <= LARGEST:
+            if isinstance(inner, Sum) and len(terms) + len(inner.terms) < LARGEST:
                 literal += scale * inner.literal
                 summands = [(scale * c, t) for c, t in inner.terms]
             elif isinstance(inner, Product) and inner.literal != 1.0:
@@ -134,7 +134,7 @@ class Reader:
         factors, through = dict[Term, float](), []
         for term, exponent in parts:
             raised = _raised(self.expanded(term), exponent)
-            if raised is None or len(factors) + len(raised[1]) > LARGEST:
+            if raised is None or len(factors) + len(raised[1]) >= LARGEST:
                 raised = (1.0, ((term, exponent),))
             elif isinstance(term, fx.Node):
                 through.append(term)

@@ -183,16 +183,19 @@ QG, KG, VG = normal(2, 6, 5, 8), normal(2, 2, 5, 8, seed=1), normal(2, 2, 5, 8, 
 @pytest.mark.parametrize("repeat", GROUPED.values(), ids=GROUPED.keys())
 def test_repeated_keys_become_grouped_queries(repeat: Callable[[Tensor], Tensor]) -> None:
     program, count, _ = fused(
-        FuseAttention(), lambda q, k, v, m: (q @ repeat(k).transpose(2, 3) * SCALE + m).softmax(-1) @ repeat(v), QG, KG, VG, normal(2, 1, 5, 5)
+        FuseAttention(),
+        lambda q, k, v, m: (q @ repeat(k).transpose(2, 3) * SCALE + m).softmax(-1) @ repeat(v),
+        QG,
+        KG,
+        VG,
+        normal(2, 1, 5, 5),
     )
     assert count == 1 and operators(program) == ["aten.scaled_dot_product_attention"]
     assert bound_arguments(attention_of(program))["enable_gqa"]
 
 
 def test_tiled_keys_are_another_order_and_stay() -> None:
-    program, count, _ = fused(
-        FuseAttention(), lambda q, k, v: (q @ k.repeat(1, 3, 1, 1).mT).softmax(-1) @ v.repeat(1, 3, 1, 1), QG, KG, VG
-    )
+    program, count, _ = fused(FuseAttention(), lambda q, k, v: (q @ k.repeat(1, 3, 1, 1).mT).softmax(-1) @ v.repeat(1, 3, 1, 1), QG, KG, VG)
     assert count == 1 and operators(program) == ["aten.repeat", "aten.repeat", "aten.scaled_dot_product_attention"]
 
 

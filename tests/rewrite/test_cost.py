@@ -16,7 +16,9 @@ from edgecc.passes.fuse_hard_swish import FuseHardSwish
 from edgecc.passes.fuse_layer_norm import FuseLayerNorm
 from edgecc.passes.fuse_rms_norm import FuseRmsNorm
 from edgecc.passes.fuse_silu import FuseSilu
+from edgecc.rewrite.expression import Sum
 from edgecc.rewrite.normal_form import NormalForm
+from edgecc.rewrite.reading import LARGEST
 from edgecc.testing import apply, trace_function
 from tests.rewrite.fusing import normal
 
@@ -41,7 +43,7 @@ def chained(program: Program, times: int) -> Program:
         values: dict[fx.Node, fx.Node] = {source: result}
         with graph.inserting_before(before):
             for node in body:
-                values[node] = graph.node_copy(node, lambda n: values.get(n, n))
+                values[node] = graph.node_copy(node, lambda n, values=values: values.get(n, n))
         result = values[last]
     before.args = ((result,),)
     program.recompile()
@@ -63,11 +65,16 @@ def test_a_chain_of_ten_thousand_nodes_is_read_without_recursion() -> None:
 
 
 def test_a_long_sum_is_cut_into_pieces_instead_of_growing() -> None:
-    program = chained(trace_function(lambda x: x + torch.exp(x), X), 1)
-    long = trace_function(lambda *xs: sum(xs), *[normal(2, seed=i) for i in range(100)]) if False else program
-    form = NormalForm(long.weight)
-    for node in long.calls():
-        form.view(node)
+    def function(x: Tensor) -> Tensor:
+        y = x
+        for i in range(30):
+            y = y + x.roll(i + 1)
+        return y
+
+    program = trace_function(function, X)
+    form = NormalForm(program.weight)
+    terms = [form.view(n).term for n in program.calls(torch.ops.aten.add.Tensor)]
+    assert all(isinstance(t, Sum) and len(t.terms) <= LARGEST for t in terms)
 
 
 @pytest.mark.slow

@@ -48,7 +48,9 @@ class FuseLeakyRelu(RewritePass):
         return F.leaky_relu(x, slope)
 
     def where(self, match: Match) -> str | None:
-        return None if 0 <= match.number("slope") <= self.steepest else f"the slope is {match.number('slope'):g}, want 0 to {self.steepest:g}"
+        return (
+            None if 0 <= match.number("slope") <= self.steepest else f"the slope is {match.number('slope'):g}, want 0 to {self.steepest:g}"
+        )
 
 
 def leaky(slope: float) -> Callable[[Tensor], Tensor]:

@@ -49,6 +49,7 @@ def close(got: np.ndarray[Any, Any], want: torch.Tensor, tolerance: float = 2e-6
     if not want.is_floating_point():
         np.testing.assert_array_equal(got, want.numpy(), err_msg=name)
         return
+    want = want.detach()
     finite = want[want.isfinite()]
     scale = max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
     np.testing.assert_allclose(got, want.numpy(), rtol=0, atol=tolerance * scale, err_msg=name)

@@ -14,6 +14,7 @@ from edgecc.ir.signature import Dim
 from tests.targets.lowering_host import check, close, compiled
 
 pytest.importorskip("tvm")
+pytestmark = pytest.mark.slow  # each compiles dozens of kernels
 
 BATCH, SEQ = Dim("batch", 1, 8), Dim("seq", 1, 16)
 BOTH = {0: BATCH, 1: SEQ}

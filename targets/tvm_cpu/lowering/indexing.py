@@ -131,7 +131,7 @@ def _scatter_kernel(b: Builder, mode: str, x: Expr, axis: int, index: Expr, sour
 
 
 def _index_put(b: Builder, node: fx.Node, x: Expr, indices: list[Expr | None], values: Expr, accumulate: bool = False) -> Expr:
-    """x with `values` written, or added, at integer indices of its leading axes; the last write to a place stays."""
+    """x with `values` written, or added, at integer indices of neighbouring axes; the last write to a place stays."""
     from tvm import te, tirx
 
     axes = [d for d, i in enumerate(indices) if i is not None]
@@ -140,29 +140,30 @@ def _index_put(b: Builder, node: fx.Node, x: Expr, indices: list[Expr | None], v
     if dtype(tensors[0]) == "bool":
         mask = b.reshape(tensors[0], shape(tensors[0]) + [1] * (rank(x) - rank(tensors[0])))
         return b.op("where", mask, b.tensor(values, to), x)
-    positions = [b.sizes(s) for s in torch.broadcast_shapes(*(fake(node.args[1][d]).shape for d in axes))]  # type: ignore[index]
-    rest = [s for d, s in enumerate(shape(x)) if d not in axes]
-    source = b.reshape(b.broadcast(b.tensor(values, to), positions + rest), [product(positions), *rest])
+    positions = [b.sizes(s) for s in torch.broadcast_shapes(*(fake(node.args[1][d]).shape for d in axes))]  # type: ignore[index, no-untyped-call]
+    before, after = shape(x)[: axes[0]], shape(x)[axes[-1] + 1 :]
+    source = b.broadcast(b.tensor(values, to), [*before, *positions, *after])
+    source = b.reshape(source, [*before, product(positions), *after])
     flat = [b.reshape(b.broadcast(t, positions), [product(positions)]) for t in tensors]
 
     def function(t: Any, given: Any, *where: Any) -> Any:
-        k = te.reduce_axis((0, given.shape[0]), "k")
+        k = te.reduce_axis((0, given.shape[axes[0]]), "k")
 
         def hit(at: Any) -> Any:
             return tirx.all(*(inside(w(k), t.shape[d]) == at[d] for d, w in zip(axes, where, strict=True)))
 
-        def others(at: Any) -> list[Any]:
-            return [i for d, i in enumerate(at) if d not in axes]
+        def value(at: Any, write: Any) -> Any:
+            return given(*at[: axes[0]], write, *at[axes[-1] + 1 :])
 
         if accumulate:
             total = te.compute(
-                t.shape, lambda *at: te.sum(tirx.if_then_else(hit(at), given(k, *others(at)), tirx.const(0, t.dtype)), axis=k), name="total"
+                t.shape, lambda *at: te.sum(tirx.if_then_else(hit(at), value(at, k), tirx.const(0, t.dtype)), axis=k), name="total"
             )
             return te.compute(t.shape, lambda *at: t(*at) + total(*at), name="index_add")
         writer = te.compute(t.shape, lambda *at: te.max(tirx.if_then_else(hit(at), k, tirx.const(-1, "int64")), axis=k), name="writer")
 
         def written(*at: Any) -> Any:
-            return tirx.if_then_else(writer(*at) >= 0, given(tirx.max(writer(*at), 0), *others(at)), t(*at))
+            return tirx.if_then_else(writer(*at) >= 0, value(at, tirx.max(writer(*at), 0)), t(*at))
 
         return te.compute(t.shape, written, name="index_put")
 
@@ -176,8 +177,8 @@ def _refuse_index_put(node: fx.Node) -> str | None:
     if not indices:
         return "a write without an index"
     if not masks:
-        neighbours = all(i is not None for i in arguments["indices"][: len(indices)])
-        return None if neighbours else "a write at indices of inner axes"
+        axes = [d for d, i in enumerate(arguments["indices"]) if i is not None]
+        return None if axes == list(range(axes[0], axes[0] + len(axes))) else "a write at indices of axes that are not neighbours"
     scalar = not len(fake(arguments["values"]).shape) and not arguments["accumulate"]
     if len(indices) > 1 or indices[0].dtype is not torch.bool or arguments["indices"][0] is None or not scalar:
         return "a write at a mask of anything but one number, whose size depends on the data"
@@ -226,10 +227,10 @@ HANDLERS: Handlers = {
     **handlers(_embedding, aten.embedding.default),
     **handlers(_index_select, aten.index_select.default),
     **handlers(_gather, aten.gather.default),
-    **handlers(_index, aten.index.Tensor, refuse=_refuse_index),
+    **handlers(_index, aten.index.Tensor, aten._unsafe_index.Tensor, refuse=_refuse_index),
     **dict.fromkeys((aten.scatter.src, aten.scatter.value, aten.scatter.reduce, aten.scatter.value_reduce), _scatter("update")),
     **dict.fromkeys((aten.scatter_reduce.two,), _scatter("update")),
-    **handlers(_index_put, aten.index_put.default, refuse=_refuse_index_put),
+    **handlers(_index_put, aten.index_put.default, aten._unsafe_index_put.default, refuse=_refuse_index_put),
     **handlers(_bucketize, aten.bucketize.Tensor),
     aten.scatter_add.default: _scatter("add"),
 }
