@@ -1,6 +1,6 @@
 """canonicalize: one spelling for each operator, and nothing that computes nothing.
 
-Local rules (`edgecc.rewrite.identities` and `edgecc.rewrite.spellings`) run from a worklist until none applies. Every
+Local rules (`edgecc.simplify.identities` and `edgecc.simplify.spellings`) run from a worklist until none applies. Every
 rule keeps dtype, shape and strides of what its users read, so the outputs stay equal bit for bit: a copy that
 changes the layout stays, because PyTorch's next kernel may sum in another order without it.
 """
@@ -14,8 +14,8 @@ import torch
 from edgecc.ir.program import Program
 from edgecc.pipeline.base import EXACT, Pass
 from edgecc.pipeline.context import PassContext
-from edgecc.rewrite import identities, spellings
-from edgecc.rewrite.worklist import Rule, rewrite_to_fixed_point
+from edgecc.simplify import identities, spellings
+from edgecc.simplify.worklist import Rule, rewrite_to_fixed_point
 
 
 @dataclass(frozen=True)

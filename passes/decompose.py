@@ -1,6 +1,6 @@
 """decompose: open the operators that no target wants whole, and bring matrix products to linear and matmul.
 
-The rules are listed in `edgecc.rewrite.openings` and `edgecc.rewrite.contractions`. What targets and patterns do want
+The rules are listed in `edgecc.simplify.openings` and `edgecc.simplify.contractions`. What targets and patterns do want
 whole stays: linear, convolutions, norms, activations, softmax, pooling, scaled_dot_product_attention, lstm and gru.
 Most openings are bit equal; a product over a transposed weight may sum in another order, hence REORDERED.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from edgecc.ir.program import Program
 from edgecc.pipeline.base import REORDERED, Pass
 from edgecc.pipeline.context import PassContext
-from edgecc.rewrite import contractions, openings
-from edgecc.rewrite.worklist import rewrite_to_fixed_point
+from edgecc.simplify import contractions, openings
+from edgecc.simplify.worklist import rewrite_to_fixed_point
 
 
 @dataclass(frozen=True)

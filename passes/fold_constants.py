@@ -20,7 +20,7 @@ from edgecc.ir import provenance
 from edgecc.ir.program import Program
 from edgecc.pipeline.base import EXACT, Pass
 from edgecc.pipeline.context import PassContext
-from edgecc.rewrite.layout import aten, inferred, is_contiguous, same_layout, static_shape
+from edgecc.simplify.layout import aten, inferred, is_contiguous, same_layout, static_shape
 
 _BLIND = (
     *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default),

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from edgecc.ir.ops import bound_arguments, operator_name
 from edgecc.ir.program import Program
-from edgecc.rewrite.layout import (
+from edgecc.simplify.layout import (
     aten,
     inferred,
     is_tensor,
@@ -28,7 +28,7 @@ from edgecc.rewrite.layout import (
     static_size,
     value,
 )
-from edgecc.rewrite.worklist import Rule
+from edgecc.simplify.worklist import Rule
 
 Spelling = tuple[Any, list[Any]]
 

@@ -13,8 +13,8 @@ from torch import fx
 
 from edgecc.ir.ops import bound_arguments
 from edgecc.ir.program import Program
-from edgecc.rewrite.layout import aten, inferred, is_contiguous, is_tensor, same_layout, same_memory, value
-from edgecc.rewrite.worklist import Missed, Rule
+from edgecc.simplify.layout import aten, inferred, is_contiguous, is_tensor, same_layout, same_memory, value
+from edgecc.simplify.worklist import Missed, Rule
 
 COPIES = (
     aten.alias.default,

@@ -16,8 +16,8 @@ from torch import fx
 
 from edgecc.ir.ops import bound_arguments, operator_name
 from edgecc.ir.program import Program
-from edgecc.rewrite.layout import aten, inferred, same_sizes, sizes_as_arguments, static_shape, static_size, value
-from edgecc.rewrite.worklist import Missed, Rule
+from edgecc.simplify.layout import aten, inferred, same_sizes, sizes_as_arguments, static_shape, static_size, value
+from edgecc.simplify.worklist import Missed, Rule
 
 Opening = Callable[[Program, fx.Node, dict[str, Any]], fx.Node | str | None]
 """The node that computes the same; else why not, None where there is nothing to say."""

@@ -1,0 +1,1 @@
+"""Local rules on single nodes, run from a worklist to a fixed point: what `decompose` and `canonicalize` are made of."""
