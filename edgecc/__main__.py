@@ -85,11 +85,21 @@ def _fail(session: Session, error: BaseException) -> int:
     if known.hint:
         terminal.log(f"  try: {known.hint}", level=-1)
     if known.exit_code == InternalError.exit_code:
-        document["reproducer"] = str(crash.write(session.words, error, session.last))
-        terminal.log(f"  a reproducer was written to {document['reproducer']}/: please report it", level=-1)
+        document["reproducer"] = _reproduce(session, error)
     if terminal.json:
         terminal.print(json.dumps({"error": document}, indent=2))
     return known.exit_code
+
+
+def _reproduce(session: Session, error: BaseException) -> str:
+    """Write a reproducer and say where; `""` where nothing can be written."""
+    try:
+        place = str(crash.write(session.words, error, session.last))
+    except OSError as why:
+        session.terminal.log(f"  no reproducer could be written: {why.strerror}; -vv prints the traceback", level=-1)
+        return ""
+    session.terminal.log(f"  a reproducer was written to {place}/: please report it", level=-1)
+    return place
 
 
 def _interrupted(session: Session) -> int:

@@ -62,8 +62,38 @@ def _move(b: Builder, node: fx.Node, x: Expr, source: Any, destination: Any) -> 
 
 
 def _concatenate(b: Builder, node: fx.Node, tensors: list[Expr], dim: int = 0) -> Expr:
-    parts = [b.cast(t, result_dtype(node)) for t in tensors]
-    return parts[0] if len(parts) == 1 else b.op("concat", parts, axis_of(dim, parts[0]))
+    return join(b, [b.cast(t, result_dtype(node)) for t in tensors], dim)
+
+
+def join(b: Builder, parts: list[Expr], dim: int) -> Expr:
+    """The parts one after the other along an axis.
+
+    Where its size is symbolic this is a kernel of ours: TVM writes the sum of the sizes in one order in the type of
+    its concat and in another inside the kernel, and then refuses to fuse the two.
+    """
+    axis = axis_of(dim, parts[0])
+    if len(parts) == 1:
+        return parts[0]
+    if all(isinstance(shape(p)[axis], int) for p in parts):
+        return b.op("concat", parts, axis)
+    return b.te("concatenate", lambda *tensors: _joined(tensors, axis), *parts)
+
+
+def _joined(tensors: tuple[Any, ...], axis: int) -> Any:
+    from tvm import te, tirx
+
+    sizes = list(tensors[0].shape)
+    sizes[axis] = sum((t.shape[axis] for t in tensors[1:]), tensors[0].shape[axis])
+
+    def element(*index: Any) -> Any:
+        start = sizes[axis] - tensors[-1].shape[axis]
+        value = tensors[-1](*index[:axis], index[axis] - start, *index[axis + 1 :])
+        for tensor in reversed(tensors[:-1]):
+            end, start = start, start - tensor.shape[axis]
+            value = tirx.if_then_else(index[axis] < end, tensor(*index[:axis], index[axis] - start, *index[axis + 1 :]), value)
+        return value
+
+    return te.compute(sizes, element, name="concatenate")
 
 
 def _stack(b: Builder, node: fx.Node, tensors: list[Expr], dim: int = 0) -> Expr:
