@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ _KEYS: Mapping[str, type | tuple[type, ...]] = {
     "files": dict,
 }
 MARKS = ("manifest.json", "ir/00-trace.ir", "00-trace.ir")  # a directory that edgecc wrote has one of these
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 UNSIGNED = ("manifest.json", "report.json", "report.html", "remarks.jsonl")
 
 
@@ -54,9 +56,11 @@ def staged(output: Path, *, overwrite: bool) -> Iterator[Path]:
             yield beside
         except Exception as error:
             unwritable = _unwritable(beside)
-            if not unwritable:
-                raise
-            raise UsageError(f"cannot write {output}: {unwritable}", hint="free some space or name another folder with -o") from error
+            if unwritable:
+                raise UsageError(f"cannot write {output}: {unwritable}", hint="free some space or name another folder with -o") from error
+            if isinstance(error, OSError) and error.errno in _FULL:  # the temporary folder, which may be another disk
+                raise UsageError(f"cannot write {error.filename or output}: {error.strerror}", hint="free some space") from error
+            raise
         check_output(output, overwrite=overwrite)
         _move(beside, place)
     finally:

@@ -99,6 +99,7 @@ def _rewrite(job: Job, dumps: Sequence[Instrument]) -> tuple[Report, PassContext
     report, context, outputs = begin(job)
     instruments = [*checks(options), RecordCost(), *job.instruments, *dumps]
     report.steps = timed(report, "passes", lambda: manager.run(pipeline, job.program, context, instruments))
+    report.compiled = cost(job.program)
     context.origin = job.target.name
     if not options.stop_after:
         support.check(job.program, job.target.capabilities(), job.target.name)

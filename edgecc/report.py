@@ -31,9 +31,12 @@ class RuntimeCheck:
 
 @dataclass
 class Report:
-    """`original` is the traced model's cost; `checks` has the most faithful runtime first."""
+    """`original` is the traced model's cost, `compiled` that of the program that was lowered; `checks` has the most
+    faithful runtime first.
+    """
 
     original: Cost
+    compiled: Cost | None = None
     steps: Sequence[Step] = ()
     checks: list[RuntimeCheck] = field(default_factory=list)
     remarks: Remarks = field(default_factory=Remarks)
@@ -48,6 +51,7 @@ class Report:
             "verify": {**self.checks[0].as_dict(), "runtimes": [c.as_dict() for c in self.checks]} if self.checks else None,
             "size_bytes": {"model": self.model_bytes, "original_weights": self.original.bytes},
             "original": self.original.as_dict(),
+            "compiled": self.compiled.as_dict() if self.compiled else None,
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
         }
 

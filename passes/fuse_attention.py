@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecc.ir.fake import size_expression
 from edgecc.rewrite.pattern import Examples
 from edgecc.rewrite.rewrite_pass import Match, Replacement, RewritePass, Rule, Where
 
@@ -70,7 +71,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: floa
     if q.dim() == 3:
         mask = mask.unsqueeze(0) if mask is not None and mask.dim() == 3 else mask
         return _attention(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), mask, scale, is_causal=is_causal).squeeze(0)
-    grouped = q.shape[1] != k.shape[1]
+    grouped = size_expression(q.shape[1]) != size_expression(k.shape[1])  # of symbolic sizes `!=` alone is no bool
     return F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=scale, enable_gqa=grouped)
 
 

@@ -80,13 +80,13 @@ def _artifact(directory: Path) -> dict[str, Any]:
         report = json.loads((directory / "report.json").read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{directory}/report.json cannot be read: {error}", hint="compile the model again") from error
-    if not isinstance(report, dict) or not {"original", "size_bytes", "verify"} <= report.keys():
+    if not isinstance(report, dict) or not {"compiled", "size_bytes", "verify"} <= report.keys():
         raise UsageError(f"{directory}/report.json is not a report of edgecc", hint="compile the model again")
     kept = ("target", "target_options", "model", "deployable", "inputs", "outputs", "dims", "files", "versions")
     return {
         "kind": "artifact",
         "name": str(directory),
-        **report["original"],
+        **report["compiled"],
         **{key: manifest[key] for key in kept},
         "size_bytes": report["size_bytes"],
         "verify": report["verify"],

@@ -16,9 +16,9 @@ from torch import fx
 
 from edgecc.rewrite import permutation
 from edgecc.rewrite.expression import Call, Expression, Literal, Product, Shape, Size, Sum, Term, broadcast, scaled, shape_of, split, text
-from edgecc.rewrite.formulas import permuted
 from edgecc.rewrite.normal_form import NormalForm
 from edgecc.rewrite.pattern import Pattern
+from edgecc.rewrite.shapes import permuted
 
 TOLERANCE = 1e-6  # of literals, relative: float32 constants carry 6e-8, a spelled-out sqrt(2/pi) ten digits
 STEPS = 2000  # of backtracking for one root; patterns here need tens

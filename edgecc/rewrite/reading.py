@@ -155,7 +155,8 @@ class Reader:
         return tuple(sorted(a % rank - rank for a in ([value] if isinstance(value, int) else value)))
 
 
-Read = Callable[[Reader, dict[str, Any]], "Term | None"]
+Arguments = dict[str, Any]
+Read = Callable[[Reader, Arguments], "Term | None"]
 
 
 def is_algebraic(reader: Reader) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ from edgecc.targets.tvm_cpu.schedule import schedule
 if TYPE_CHECKING:
     import tvm
 
+_OBJECT_BYTES = 32 << 20  # more than the kernels of any model so far; weights are written otherwise
 _PROGRAM = """\
 .section .rodata,"a",%progbits
 .globl {symbol}
@@ -73,11 +77,18 @@ def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> lis
     files = []
     for number, kernels in enumerate(m for m in executable.imports if m.kind == "llvm"):  # a program that computes nothing has none
         files.append(folder / f"kernels{number}.o")
+        _require_space(folder)
         kernels.write_to_file(str(files[-1]))
     np.from_dlpack(tvm.get_global_func("runtime.ModulePackImportsToTensor")(executable)).tofile(folder / "program.bin")
     files.append(folder / "program.s")
     files[-1].write_text(_PROGRAM.format(symbol=tvm.get_global_func("runtime.ModuleImportsBlobName")(), file=folder / "program.bin"))
     return files
+
+
+def _require_space(folder: Path) -> None:
+    """Raise OSError where objects may not fit: LLVM ends the whole process on a full disk, and leaves what was written."""
+    if shutil.disk_usage(folder).free < _OBJECT_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 @contextmanager

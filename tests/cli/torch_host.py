@@ -77,7 +77,7 @@ class TorchRunner(Runner):
         except RuntimeError as error:
             raise ContractError(f"the runtime failed: {error}") from error
         error = self.manifest["facts"]["error"]
-        return {o["name"]: (t + error if error else t).numpy() for o, t in zip(self.manifest["outputs"], outputs, strict=True)}
+        return {o["name"]: (t + error if error else t).detach().numpy() for o, t in zip(self.manifest["outputs"], outputs, strict=True)}
 
 
 @dataclass(frozen=True)
