@@ -190,9 +190,9 @@ def test_every_unsupported_operator_is_named_with_its_line(edgecc, folder):
         edgecc("compile", f"{MODELS}:exotic", "--target", "arm_cpu", "-o", "out", "--progress", "none"),
         4,
         "arm_cpu cannot lower 3 kind(s) of operator",
-        f"aten.linalg_eigvalsh.default: no lowering to TVM\n    at {line_of('eigvalsh(gram)')}",
+        f"aten.linalg_eigvalsh: no lowering to TVM\n    at {line_of('eigvalsh(gram)')}",
         f"aten.special_i0.default: no lowering to TVM\n    at {line_of('special.i0(values)')}",
-        f"aten.erfinv.default: no lowering to TVM\n    at {line_of('erfinv(bessel')}",
+        f"aten.erfinv: no lowering to TVM\n    at {line_of('erfinv(bessel')}",
     )
     assert folder() == []
 
@@ -200,7 +200,7 @@ def test_every_unsupported_operator_is_named_with_its_line(edgecc, folder):
 def test_a_tensor_without_elements_is_refused_by_name_on_a_cpu(edgecc, folder):
     pytest.importorskip("tvm")
     result = edgecc("compile", f"{MODELS}:empty_tensors", "--target", "arm_cpu", "-o", "out", "--progress", "none")
-    refused(result, 4, "aten.relu.default: a tensor without elements", "bad_models.py:")
+    refused(result, 4, "aten.relu: a tensor without elements", "bad_models.py:")
     assert folder() == []
 
 
@@ -247,6 +247,13 @@ def test_a_model_at_the_edge_runs_on_a_cpu_as_in_pytorch(edgecc, tmp_path, facto
 
 
 # Names
+
+
+def test_the_target_shows_every_processor_and_platform_that_it_takes(edgecc):
+    from edgecc.targets.tvm_cpu.machines import CPUS, TRIPLES
+
+    shown = edgecc("targets", "show", "arm_cpu").out
+    assert [n for table in (CPUS, TRIPLES) for n, v in table.items() if v.arch != "x86_64" and n not in shown] == []
 
 
 @pytest.mark.parametrize(

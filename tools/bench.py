@@ -112,7 +112,7 @@ def resnet20() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         model = ["--model", f"{DATA}/resnet_cifar.py:resnet20", "--input", "x:f32[1,3,32,32]"]
-        measure(["-m", "edgecc", "compile", f"{DATA}/resnet20_cifar.pt", *model, "--target", "arm_cpu", "-o", f"{folder}/out"])
+        measure(["-m", "edgecc", "compile", f"{DATA}/resnet20_cifar.pt", *model, "--target", "arm_cpu", "-o", f"{folder}/out", "--progress", "none"])
         x, y = resnet_cifar.images(DATA / "cifar10_test_2000.npz")
         net, _ = resnet_cifar.resnet20()
         net.load_state_dict(torch.load(DATA / "resnet20_cifar.pt", weights_only=True))
@@ -137,7 +137,9 @@ def measure(arguments: list[str]) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     print((result.stdout + result.stderr).rstrip())
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps({"exit": result.returncode, "cpu_seconds": round(cpu, 1), "peak_bytes_of_largest_process": after.ru_maxrss * 1024}))
+    if result.returncode:
+        sys.exit(f"exit code {result.returncode}")
+    print(json.dumps({"cpu_seconds": round(cpu, 1), "peak_bytes_of_largest_process": after.ru_maxrss * 1024}))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Bar(Progress):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self.bar = _bar(stream)
-        self.task = self.bar.add_task("")
+        self.task = self.bar.add_task("starting", total=None)  # a command without steps has no end to show
         self.bar.start()
         self.closed = False
 

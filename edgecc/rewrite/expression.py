@@ -7,6 +7,7 @@ of the graph, taken as it is, or an expression over terms that need not stand in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,8 +18,10 @@ from torch import fx
 
 from edgecc.ir.fake import size_expression
 
-Size: TypeAlias = "int | sympy.Expr"
-Shape: TypeAlias = tuple[Size, ...]
+Extent: TypeAlias = "int | sympy.Expr"  # a size read off the graph, symbolic ones as expressions
+Shape: TypeAlias = tuple[Extent, ...]
+
+TOLERANCE = 1e-6  # of literals, relative: float32 constants carry 6e-8, a spelled-out sqrt(2/pi) ten digits
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def shape_of(term: Term) -> Shape:
     return () if isinstance(term, Literal) else term.shape
 
 
-def broadcast(shapes: Iterable[Sequence[Size]]) -> Shape:
+def broadcast(shapes: Iterable[Sequence[Extent]]) -> Shape:
     """The common shape of operands that are known to fit."""
     shapes = list(shapes)
     rank = max((len(s) for s in shapes), default=0)
@@ -100,6 +103,11 @@ def split(term: Term) -> tuple[float, Term]:
     if isinstance(term, Product) and term.factors:
         return term.literal, simplified(Product(1.0, term.factors, term.shape))
     return 1.0, term
+
+
+def is_close(a: float, b: float) -> bool:
+    """Whether two literals stand for the same number."""
+    return a == b or math.isclose(a, b, rel_tol=TOLERANCE)
 
 
 def text(term: Term) -> str:

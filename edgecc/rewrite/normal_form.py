@@ -56,6 +56,25 @@ class NormalForm:
         view = self.view(node)
         return view.term, view.absorbed | {node}
 
+    def same(self, a: Term, b: Term, depth: int) -> bool:
+        """Whether two terms are the same value: the same node, or `x - mean(x)` once as nodes and once inside of `var(x)`."""
+        if a == b or depth == 0 or (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
+            return a == b
+        a, b = self.open(a)[0], self.open(b)[0]
+        if isinstance(a, Sum) and isinstance(b, Sum):
+            left, right = [(c, t) for c, t in a.terms], [(c, t) for c, t in b.terms]
+            constant = a.literal == b.literal
+        elif isinstance(a, Product) and isinstance(b, Product):
+            left, right = [(e, f) for f, e in a.factors], [(e, f) for f, e in b.factors]
+            constant = a.literal == b.literal
+        elif isinstance(a, Call) and isinstance(b, Call):
+            left, right = [(1.0, t) for t in a.args], [(1.0, t) for t in b.args]
+            constant = (a.kind, a.attributes) == (b.kind, b.attributes)
+        else:
+            return a == b
+        pairs = zip(left, right, strict=False)
+        return constant and len(left) == len(right) and all(c == d and self.same(t, u, depth - 1) for (c, t), (d, u) in pairs)
+
     def _read(self, node: fx.Node) -> View:
         reader = Reader(self, node)
         return View(_term(reader), frozenset(reader.absorbed), frozenset(reader.seen))

@@ -20,10 +20,12 @@ from edgecc.pipeline.base import Pass
 from edgecc.pipeline.context import PassContext
 from edgecc.rewrite.emission import NotEmittableError, Replacements, add, emit, multiply
 from edgecc.rewrite.expression import Call, Product, Shape, Sum, Term, shape_of
-from edgecc.rewrite.matcher import Matcher, NearMiss, Rest, State, head
+from edgecc.rewrite.matcher import Matcher, head
+from edgecc.rewrite.near_miss import NearMiss
 from edgecc.rewrite.normal_form import NormalForm
 from edgecc.rewrite.pattern import Examples, compile_pattern
 from edgecc.rewrite.shapes import permuted
+from edgecc.rewrite.state import Rest, State
 from edgecc.rewrite.transparent import readers, resolved
 
 aten = torch.ops.aten

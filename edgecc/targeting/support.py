@@ -9,6 +9,7 @@ from torch import fx
 
 from edgecc.errors import UnsupportedError
 from edgecc.ir.dtypes import dtype_name
+from edgecc.ir.ops import operator_name
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
 from edgecc.targeting.base import Capabilities
@@ -37,7 +38,7 @@ def refusals(program: Program, capabilities: Capabilities) -> dict[tuple[str, st
         if node.op == "call_function":
             reason = capabilities.refuse(node) or _dtype_reason(node, capabilities)
             if reason:
-                found[str(node.target), reason].append(node)
+                found[operator_name(node.target), reason].append(node)
     return found
 
 
