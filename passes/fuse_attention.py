@@ -218,18 +218,22 @@ def _windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale:
 def _windows_as_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Every window of an image becomes a group of heads, so that bias plus mask is one mask for the batch."""
     heads, windows = q.shape[1], mask.shape[-4]
-    both = (bias + mask.reshape(mask.shape[-4:])).reshape(1, windows * heads, *mask.shape[-2:])
+    both = bias + mask.reshape(mask.shape[-4:])
+    both = both.reshape(1, windows * heads, *both.shape[-2:])
     q, k, v = (t.reshape(-1, windows * heads, *t.shape[-2:]) for t in (q, k, v))
     result = _attention(q, k, v, both, scale)
     return result.reshape(-1, heads, *result.shape[-2:])
 
 
 def _window_shapes(match: Match) -> str | None:
-    q, bias, mask = match.shape("q"), match.shape("bias"), match.shape("mask")
+    """Whether queries, keys and values have the same windows and heads, the mask is for windows and the bias for heads."""
+    q, k, v, bias, mask = (match.shape(n) for n in ("q", "k", "v", "bias", "mask"))
     if len(mask) not in (4, 5) or mask[:-4] not in ((), (1,)) or mask[-3] != 1 or not all(isinstance(s, int) for s in (*mask, q[1])):
         return f"the mask has shape {_text(mask)}, want [windows, 1, queries, keys]"
-    if len(bias) > 3 and bias[:-3] != (1,) * (len(bias) - 3):
+    if len(bias) < 3 or bias[-3] != q[1] or any(s != 1 for s in bias[:-3]):
         return f"the bias has shape {_text(bias)}, want [heads, queries, keys]"
+    if not q[:2] == k[:2] == v[:2] or k[2] != v[2]:
+        return f"queries {_text(q)}, keys {_text(k)} and values {_text(v)} differ in their leading axes"
     return None
 
 

@@ -120,8 +120,9 @@ def _masked_fill(reader: Reader, a: Arguments) -> Term:
 
 def _choice(reader: Reader, condition: fx.Node, yes: Term, no: Term) -> Term:
     condition = resolved(condition)
-    if condition.target in (aten.logical_not.default, aten.bitwise_not.default) and condition.args[0].meta["val"].dtype == torch.bool:  # type: ignore[union-attr]
-        condition, yes, no = resolved(condition.args[0]), no, yes  # type: ignore[arg-type]
+    source = condition.args[0] if condition.target in _NOT else None
+    if isinstance(source, fx.Node) and source.meta["val"].dtype == torch.bool:
+        condition, yes, no = resolved(source), no, yes
     reader.seen.add(condition)
     return reader.call("where", condition, yes, no)
 
@@ -130,13 +131,15 @@ def _filled(reader: Reader, value: Any) -> Term:
     """An operand, or the number that it is filled with."""
     if isinstance(value, fx.Node) and isinstance(value.target, torch._ops.OpOverload):
         packet, position = value.target.overloadpacket, _FILLS.get(value.target.overloadpacket)
-        if position is not None and not isinstance(value.args[position], fx.Node):
-            return Literal(float(value.args[position]))  # type: ignore[arg-type]
+        number = None if position is None else value.args[position]
+        if isinstance(number, (int, float)):
+            return Literal(float(number))
         if packet in (aten.zeros, aten.zeros_like, aten.new_zeros):
             return Literal(0.0)
     return reader.operand(value)
 
 
+_NOT = (aten.logical_not.default, aten.bitwise_not.default)
 _FILLS = {aten.full: 1, aten.full_like: 1, aten.new_full: 2, aten.scalar_tensor: 0}
 
 

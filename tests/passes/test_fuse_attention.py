@@ -214,15 +214,34 @@ def test_heads_folded_into_the_batch_with_a_mask_over_four_axes() -> None:
     assert count == 1 and attention_of(program).meta["val"].dim() == 4
 
 
-def test_shifted_windows_become_groups_of_heads() -> None:
-    def function(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
-        scores = q * SCALE @ k.transpose(-2, -1) + bias.unsqueeze(0)
-        scores = scores.view(2, 4, 3, 5, 5) + mask.unsqueeze(1).unsqueeze(0)
-        return scores.view(-1, 3, 5, 5).softmax(-1) @ v
+WINDOWS = [normal(8, 3, 5, 8, seed=i) for i in range(3)]
 
-    q, k, v = (normal(8, 3, 5, 8, seed=i) for i in range(3))
-    program, count, _ = fused(FuseAttention(), function, q, k, v, normal(3, 5, 5), normal(4, 5, 5))
+
+def windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    """Two images of four windows each."""
+    scores = q * SCALE @ k.transpose(-2, -1) + bias.unsqueeze(0)
+    scores = scores.view(2, 4, 3, 5, 5) + mask.unsqueeze(1).unsqueeze(0)
+    return scores.view(-1, 3, 5, 5).softmax(-1) @ v
+
+
+def test_shifted_windows_become_groups_of_heads() -> None:
+    program, count, _ = fused(FuseAttention(), windows, *WINDOWS, normal(3, 5, 5), normal(4, 5, 5))
     assert count == 1 and attention_of(program).meta["val"].shape == (2, 12, 5, 8)
+
+
+def test_a_mask_of_windows_that_hides_whole_keys_is_broadcast() -> None:
+    program, count, _ = fused(FuseAttention(), windows, *WINDOWS, normal(3, 5, 5), normal(4, 1, 5))
+    assert count == 1 and bound_arguments(attention_of(program))["attn_mask"].meta["val"].shape == (1, 12, 5, 5)
+
+
+def test_windows_that_share_a_bias_or_keys_are_left_alone_with_the_reason() -> None:
+    q, k, v = WINDOWS
+    _, count, context = fused(FuseAttention(), windows, q, k, v, normal(1, 5, 5), normal(4, 5, 5))
+    assert count == 0 and reasons(context) == ["the bias has shape [1, 1, 5, 5], want [heads, queries, keys]"]
+    _, count, context = fused(FuseAttention(), windows, q, k[:, :1].clone(), v, normal(3, 5, 5), normal(4, 5, 5))
+    assert count == 0 and reasons(context) == [
+        "queries [8, 3, 5, 8], keys [8, 1, 5, 8] and values [8, 3, 5, 8] differ in their leading axes"
+    ]
 
 
 LEFT_ALONE: dict[str, tuple[Callable[..., Any], str]] = {
@@ -282,3 +301,31 @@ def test_grouped_queries_fuse_with_dynamic_sizes() -> None:
     program, count, _ = fused(FuseAttention(), function, X, normal(2, 5), dims=DIMS)
     assert count == 1 and bound_arguments(attention_of(program))["enable_gqa"]
     assert program(normal(3, 9, 24), normal(3, 9))[0].shape == (3, 6, 9, 4)
+
+
+def test_folded_heads_fuse_with_a_dynamic_batch_and_sequence() -> None:
+    """Batch times heads is a symbolic size on both sides: whether they differ must not be asked of the symbols."""
+
+    def function(x: Tensor, m: Tensor) -> Tensor:
+        q, k, v = (heads(t).flatten(0, 1) for t in (x, x, x))
+        mask = m[:, None, None].expand(x.shape[0], 3, x.shape[1], x.shape[1]).flatten(0, 1)
+        return torch.bmm(torch.baddbmm(mask, q, k.mT, alpha=SCALE).softmax(-1), v)
+
+    program, count, _ = fused(FuseAttention(), function, X, normal(2, 5), dims=DIMS)
+    assert count == 1 and bound_arguments(attention_of(program))["enable_gqa"] is False
+    x, m = normal(3, 9, 24), normal(3, 9)
+    torch.testing.assert_close(program(x, m)[0], function(x, m), atol=1e-5, rtol=1e-5)  # one reassociation of 8 terms
+
+
+def test_one_key_head_is_grouped_with_a_dynamic_batch() -> None:
+    dims = {"q": {0: Dim("batch", 1, 8)}, "k": {0: Dim("batch", 1, 8)}}
+    program, count, _ = fused(FuseAttention(), lambda q, k: (q @ k.mT).softmax(-1) @ k, Q, K[:, :1].clone(), dims=dims)
+    assert count == 1 and bound_arguments(attention_of(program))["enable_gqa"] is True
+
+
+def test_a_dynamic_number_of_query_heads_is_left_alone_with_the_reason() -> None:
+    _, count, context = fused(
+        FuseAttention(), lambda q, k: (q @ k.mT).softmax(-1) @ k, Q, K[:, :1].clone(), dims={"q": {1: Dim("heads", 2, 6)}}
+    )
+    (reason,) = reasons(context)
+    assert count == 0 and reason.endswith("query heads do not divide among 1 key heads")
