@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,15 +205,11 @@ def timed(report: Report, what: str, work: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _threads(count: int) -> Any:
+def one_thread() -> Iterator[None]:
+    """Run PyTorch on one thread: reductions split over threads would round differently with another number of them."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def one_thread() -> AbstractContextManager[None]:
-    """Run PyTorch on one thread: reductions split over threads would round differently with another number of them."""
-    return _threads(1) if torch.get_num_threads() != 1 else nullcontext()

@@ -49,15 +49,23 @@ class Remarks:
 
 
 class Progress(Protocol):
-    """Where long work says how far it is. The command line draws it; the library stays silent."""
+    """Where long work says how far it is. The command line draws it; the library stays silent.
+
+    `step` begins one of the announced steps, `detail` says what a step is doing now.
+    """
 
     def step(self, what: str) -> None: ...
+
+    def detail(self, what: str) -> None: ...
 
 
 class Silent:
     """Progress that nobody watches."""
 
     def step(self, what: str) -> None:
+        pass
+
+    def detail(self, what: str) -> None:
         pass
 
 

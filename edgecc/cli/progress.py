@@ -15,7 +15,9 @@ STYLES = ("auto", "plain", "none")
 
 
 class Progress:
-    """Progress that says nothing, and the contract of the others. `expect` announces steps, `step` begins the next."""
+    """Progress that says nothing, and the contract of the others. `expect` announces steps, `step` begins the
+    next, `detail` says what it is doing now.
+    """
 
     def __init__(self) -> None:
         self.count = self.total = 0
@@ -26,6 +28,9 @@ class Progress:
     def step(self, what: str) -> None:
         self.count += 1
         self.total = max(self.total, self.count)
+
+    def detail(self, what: str) -> None:
+        pass
 
     def paused(self) -> AbstractContextManager[None]:
         """Nothing is drawn while this lasts, so that other lines can be printed."""
@@ -46,6 +51,9 @@ class Lines(Progress):
         super().step(what)
         write(self.stream, f"[{self.count}/{self.total}] {what}\n")
 
+    def detail(self, what: str) -> None:
+        write(self.stream, f"{' ' * len(f'[{self.count}/{self.total}]')} {what}\n")
+
 
 class Bar(Progress):
     """A bar that goes away when the work is done."""
@@ -60,6 +68,9 @@ class Bar(Progress):
     def step(self, what: str) -> None:
         super().step(what)
         self.bar.update(self.task, description=what, completed=self.count - 1, total=self.total)
+
+    def detail(self, what: str) -> None:
+        self.bar.update(self.task, description=what)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -73,15 +73,15 @@ class TvmCpu(Target):
         tools = toolchain(self.machine.triple)
         from edgecc.targets.tvm_cpu.lowering import lower
 
-        context.progress.step("lower to Relax")
+        context.progress.detail("lower to Relax")
         module = legalize_once(lower(program))
         ports = Interface.of(program.signature, self.machine.cpu.name)
         (directory / interface.FILE).write_text(ports.text())
-        context.progress.step(f"build {MODEL} for {self.machine.cpu.name}")
+        context.progress.detail(f"build {MODEL} for {self.machine.cpu.name}")
         build(module, self.machine, tools, directory / MODEL)
         host = None if self.machine.is_this_machine() else host_machine()
         if host:
-            context.progress.step(f"build {HOST_MODEL} for {host.cpu.name}")
+            context.progress.detail(f"build {HOST_MODEL} for {host.cpu.name}")
             build(module, host, toolchain(host.triple), directory / HOST_MODEL)
         unbuilt = write_device_folder(directory / "device", self.machine, ports, self.threads, self._runtime_root())
         facts = {
