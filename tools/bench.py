@@ -58,6 +58,8 @@ def graph() -> None:
         rewrites = {s.pass_.name: s.rewrites for s in steps if s.rewrites and s.pass_.name.startswith("fuse")}
         print(f"{nodes:>7} nodes {seconds[nodes]:7.2f} CPU s   {rewrites}")
         print("        slowest: " + ", ".join(f"{s.pass_.name} {s.seconds:.2f}" for s in sorted(steps, key=lambda s: -s.seconds)[:4]))
+    for nodes, taken in seconds.items():
+        print(f"{nodes:>7} " + "#" * round(60 * taken / max(seconds.values())))
     (n0, t0), *_, (n1, t1) = seconds.items()
     print(f"growth {t1 / t0:.1f}x for {n1 / n0:.1f}x the nodes; n log n would be {n1 * math.log(n1) / (n0 * math.log(n0)):.1f}x")
 
@@ -111,8 +113,8 @@ def resnet20() -> None:
     import edgecc
 
     with tempfile.TemporaryDirectory() as folder:
-        model = ["--model", f"{DATA}/resnet_cifar.py:resnet20", "--input", "x:f32[1,3,32,32]"]
-        measure(["-m", "edgecc", "compile", f"{DATA}/resnet20_cifar.pt", *model, "--target", "arm_cpu", "-o", f"{folder}/out", "--progress", "none"])
+        model = [f"{DATA}/resnet20_cifar.pt", "--model", f"{DATA}/resnet_cifar.py:resnet20", "--input", "x:f32[1,3,32,32]"]
+        measure(["-m", "edgecc", "compile", *model, "--target", "arm_cpu", "-o", f"{folder}/out", "--progress", "none"])
         x, y = resnet_cifar.images(DATA / "cifar10_test_2000.npz")
         net, _ = resnet_cifar.resnet20()
         net.load_state_dict(torch.load(DATA / "resnet20_cifar.pt", weights_only=True))
