@@ -45,7 +45,7 @@ def trace(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
         with torch.no_grad(), warnings.catch_warnings(), _without_partial_graph():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, positional, named, dynamic_shapes=dynamic_shapes)
-    except Exception as error:
+    except Exception as error:  # torch.export lets whatever the user's forward raises through
         raise CaptureError(f"torch.export could not trace {type(model).__name__}: {_reason(error)}{_user_frame(error)}") from error
     finally:
         for module in training:

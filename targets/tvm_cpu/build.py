@@ -72,7 +72,7 @@ def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> lis
     target = tvm.target.Target(machine.llvm_target)
     passes = pipeline.dataflow_lower_passes(target) + pipeline.finalize_passes(target)
     with target:
-        planned = tvm.transform.Sequential(passes)(schedule(module, target))
+        planned = order_shape_functions(tvm.transform.Sequential(passes)(schedule(module, target)))
     executable = tvm.compile(planned, target=target, relax_pipeline=None).mod
     files = []
     for number, kernels in enumerate(m for m in executable.imports if m.kind == "llvm"):  # a program that computes nothing has none
@@ -83,6 +83,25 @@ def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> lis
     files.append(folder / "program.s")
     files[-1].write_text(_PROGRAM.format(symbol=tvm.get_global_func("runtime.ModuleImportsBlobName")(), file=folder / "program.bin"))
     return files
+
+
+def order_shape_functions(module: tvm.IRModule) -> tvm.IRModule:
+    """Sort the stores of the functions that compute dynamic sizes by the slot that they fill.
+
+    TVM writes them in the order of a hash table over addresses, which differs from run to run. Each store reads the
+    sizes of the inputs alone, so their order does not matter.
+    """
+    from tvm import tirx
+
+    ordered = {}
+    for name, function in module.functions_items():
+        computes_sizes = isinstance(function, tirx.PrimFunc) and function.attrs and "tirx.is_host_func" in function.attrs
+        if computes_sizes and isinstance(function.body, tirx.SeqStmt) and all(isinstance(s, tirx.BufferStore) for s in function.body.seq):
+            stores = sorted(function.body.seq, key=lambda store: int(store.indices[0]))
+            ordered[name] = function.with_body(tirx.SeqStmt(stores))
+    for name, function in ordered.items():
+        module.update_func(name, function)
+    return module
 
 
 def _require_space(folder: Path) -> None:
