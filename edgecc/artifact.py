@@ -54,7 +54,7 @@ def staged(output: Path, *, overwrite: bool) -> Iterator[Path]:
         beside.chmod(0o777 & ~_umask())
         try:
             yield beside
-        except Exception as error:
+        except Exception as error:  # writers of other packages raise anything on a full disk; what is not one goes on as it was
             unwritable = _unwritable(beside)
             if unwritable:
                 raise UsageError(f"cannot write {output}: {unwritable}", hint="free some space or name another folder with -o") from error
@@ -85,7 +85,7 @@ def staged_file(file: Path) -> Iterator[Path]:
             beside.chmod(0o666 & ~_umask())
             try:
                 yield beside
-            except Exception as error:
+            except Exception as error:  # as above
                 why = _unwritable(file.parent)
                 if not why:
                     raise

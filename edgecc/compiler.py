@@ -129,7 +129,7 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
 def _run_original(job: Job, sample: Sample) -> tuple[torch.Tensor, ...]:
     try:
         return job.original(*sample)
-    except Exception as error:
+    except Exception as error:  # the user's own forward may raise anything
         given = ", ".join(
             str(TensorSpec(s.name, t.dtype, tuple(t.shape))) for s, t in zip(job.program.signature.inputs, sample, strict=True)
         )

@@ -117,7 +117,7 @@ def _import_file(file: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # the user's file may raise anything
         del sys.modules[name]
         raise UsageError(f"--load {file}: {type(error).__name__}: {error}") from error
     if not classes(module):

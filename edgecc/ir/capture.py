@@ -263,7 +263,7 @@ def _without_partial_graph() -> Iterator[None]:
     try:
         with redirect_stderr(printed):
             yield
-    except Exception as error:
+    except Exception as error:  # of any kind: it is only looked at, and goes on
         graph = getattr(error, "partial_fx_graph", None)
         raise
     finally:

@@ -42,7 +42,7 @@ def _run_one(step: Step, program: Program, context: PassContext) -> None:
         step.rewrites = step.pass_.run(program, context)
     except EdgeccError:
         raise
-    except Exception as error:
+    except Exception as error:  # a pass may be the user's own; whatever it raises is reported as its failure
         raise InternalError(
             f"pass {step.pass_.name!r} failed: {type(error).__name__}: {error}", hint=f"--disable-pass {step.pass_.name}"
         ) from error
