@@ -70,6 +70,7 @@ def compile_job(job: Job) -> CompileResult:
         job.progress.step(f"lowering for {job.target.name}")
         lowered = timed(report, "lower", lambda: job.target.lower(job.program, directory, context))
         report.model_bytes = (directory / lowered.deployable).stat().st_size
+        report.memory = lowered.facts.get("memory")
         names = [s.name for s in job.program.signature.inputs], [s.name for s in job.program.signature.outputs]
         reference.write(directory / "reference", names, context.samples, outputs)
         (directory / "recipe.toml").write_text(job.recipe.to_toml())

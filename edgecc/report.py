@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class RuntimeCheck:
 @dataclass
 class Report:
     """`original` is the traced model's cost, `compiled` that of the program that was lowered; `checks` has the most
-    faithful runtime first.
+    faithful runtime first. `memory` is the target's plan for intermediate values in bytes, None where it makes none.
     """
 
     original: Cost
@@ -41,6 +41,7 @@ class Report:
     checks: list[RuntimeCheck] = field(default_factory=list)
     remarks: Remarks = field(default_factory=Remarks)
     model_bytes: int = 0
+    memory: Mapping[str, int] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,6 +51,7 @@ class Report:
             "passes": [_step(s) for s in self.steps],
             "verify": {**self.checks[0].as_dict(), "runtimes": [c.as_dict() for c in self.checks]} if self.checks else None,
             "size_bytes": {"model": self.model_bytes, "original_weights": self.original.bytes},
+            "memory": dict(self.memory) if self.memory else None,
             "original": self.original.as_dict(),
             "compiled": self.compiled.as_dict() if self.compiled else None,
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},

@@ -24,13 +24,41 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def main() -> None:
-    benches: dict[str, Callable[[], None]] = {"graph": graph, "minilm": minilm, "resnet20": resnet20}
+    benches: dict[str, Callable[[argparse.Namespace], None]] = {
+        "arm": arm,
+        "graph": lambda _: graph(),
+        "minilm": lambda _: minilm(),
+        "resnet20": lambda _: resnet20(),
+        "x86": x86,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=sorted(benches))
+    parser.add_argument(
+        "--models", nargs="+", default=[], metavar="M", help="arm, x86: these models of benchmarks/models.py, tuned or held-out (all)"
+    )
+    parser.add_argument("--cpu", choices=("cortex-a72", "neoverse-n1"), default="cortex-a72", help="arm: what is emulated and compiled for")
+    parser.add_argument("--fresh", action="store_true", help="arm: measure the peers again")
+    parser.add_argument("--threads", type=int, default=1, help="x86: of each runtime; more than one: each alone")
+    parser.add_argument("--seconds", type=float, default=5.0, help="x86: for each runtime and model")
+    args = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    for name in parser.parse_args().names:
+    for name in args.names:
         print(f"\n== {name}")
-        benches[name]()
+        benches[name](args)
+
+
+def arm(args: argparse.Namespace) -> None:
+    """Instructions, estimated cycles and modelled cache misses on aarch64, ours beside ONNX Runtime and ExecuTorch."""
+    from benchmarks import arm
+
+    arm.table(arm.names_of(args.models), args.cpu, fresh=args.fresh)
+
+
+def x86(args: argparse.Namespace) -> None:
+    """Processor time (one thread) or latency (more) on this machine, ours beside ONNX Runtime and PyTorch eager."""
+    from benchmarks import arm, x86
+
+    x86.table(arm.names_of(args.models), args.threads, seconds=args.seconds)
 
 
 def graph() -> None:

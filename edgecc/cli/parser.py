@@ -69,9 +69,7 @@ FLAGS = (
         },
     ),
     Flag(("--seed",), {"type": int, "metavar": "N", "help": "seed of the checked inputs and of the model's random weights (0)"}),
-    Flag(
-        ("--threads",), {"type": _Count("thread count"), "metavar": "N", "help": "PyTorch threads on this machine; no result depends on it"}
-    ),
+    Flag(("--threads",), {"type": _Count("thread count"), "metavar": "N", "help": "threads on this machine; no result depends on it"}),
     Flag(("--overwrite",), {"action": "store_true", "help": "replace an output that exists"}),
     Flag(("--dry-run",), {"action": "store_true", "help": "check everything that can be checked and write nothing"}),
 )

@@ -15,6 +15,7 @@ from torch import fx
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
     from edgecc.pipeline.context import PassContext
+    from edgecc.targeting.timing import Contestant
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -94,3 +95,17 @@ class Target(ABC):
         `manifest` is manifest.json of the run directory: `inputs`, `outputs` (name, dtype, shape) and `facts`.
         Raises MissingToolError where there is none.
         """
+
+    def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
+        """Programs of this machine that time the artifact, the first one the most faithful; none where nothing can.
+
+        `folder`: where they may be built. Raises MissingToolError.
+        """
+        return ()
+
+    def cost(self, directory: Path, manifest: Mapping[str, Any], case: Path, folder: Path) -> Mapping[str, Any]:
+        """What one inference costs on the device whatever machine this is: JSON values for `edgecc bench`, {} where unknown.
+
+        `case`: a folder with input0.npy, ...; `folder`: where programs may be built.
+        """
+        return {}

@@ -1,4 +1,7 @@
-"""Build: a Relax module to a shared library for one machine, through scheduling, memory planning and LLVM."""
+"""Build: a Relax module to libraries for one machine, through scheduling, memory planning and LLVM.
+
+`build` makes what TVM's virtual machine runs, `build_standalone` what runs by itself.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecc.errors import InternalError
+from edgecc.errors import EdgeccError, InternalError
+from edgecc.targets.tvm_cpu.interface import Interface
 from edgecc.targets.tvm_cpu.linker import Toolchain
 from edgecc.targets.tvm_cpu.lowering import legalize
 from edgecc.targets.tvm_cpu.machines import Machine
-from edgecc.targets.tvm_cpu.schedule import schedule
+from edgecc.targets.tvm_cpu.schedule import fuse, schedule
+from edgecc.targets.tvm_cpu.standalone import library
+from edgecc.targets.tvm_cpu.standalone.program import NotStandaloneError
 
 if TYPE_CHECKING:
     import tvm
@@ -34,7 +40,7 @@ _PROGRAM = """\
 
 
 def legalize_once(module: tvm.IRModule) -> tvm.IRModule:
-    """Turn every Relax operator into a call of a primitive function, and compute what depends on weights only.
+    """Turn every Relax operator into a call of a primitive function, compute what depends on weights only, and fuse.
 
     This is the same for every machine. TVM compiles each constant expression to fold it, so it is worth sharing.
     Raises InternalError where TVM cannot.
@@ -45,7 +51,7 @@ def legalize_once(module: tvm.IRModule) -> tvm.IRModule:
     target = tvm.target.Target("llvm")
     with target, _tvm_errors("legalize the model"):
         dispatched = tvm.transform.Sequential(pipeline.library_dispatch_passes(target))(module)
-        return tvm.relax.transform.FoldConstant()(legalize(dispatched))
+        return fuse(tvm.relax.transform.FoldConstant()(legalize(dispatched)))
 
 
 def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path) -> None:
@@ -60,6 +66,27 @@ def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path
         tools.link_shared(objects, output)
 
 
+def build_standalone(
+    module: tvm.IRModule, machine: Machine, tools: Toolchain, interface: Interface, symbol: str, output: Path, archive: Path | None = None
+) -> Mapping[str, int]:
+    """Write the library of `main` that needs no runtime, and the static one where `archive` names it; return the memory plan.
+
+    `symbol`: the C name of the model. Raises NotStandaloneError where the program needs a runtime; else as `build`.
+    """
+    import tvm
+
+    target = tvm.target.Target(machine.llvm_target)
+    with tempfile.TemporaryDirectory() as folder:
+        _require_space(Path(folder))
+        with _tvm_errors(f"build the model for {machine.cpu.name}"):
+            kernels, _ = schedule(module, machine)
+            built = library.compile_objects(kernels, target, interface, tools, symbol, Path(folder))
+        library.link_shared(built, tools, output)
+        if archive:
+            library.link_static(built, tools, archive)
+    return built.plan.facts()
+
+
 def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> list[Path]:
     """Write what the linker wants: the kernels as objects, and the program with its weights as an assembly file.
 
@@ -70,15 +97,16 @@ def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> lis
     from tvm.relax.backend.cpu_generic import pipeline
 
     target = tvm.target.Target(machine.llvm_target)
-    passes = pipeline.dataflow_lower_passes(target) + pipeline.finalize_passes(target)
+    lower = [p for p in pipeline.dataflow_lower_passes(target) if p.info.name != "RewriteDataflowReshape"]  # done before scheduling
+    kernels, _ = schedule(module, machine)
     with target:
-        planned = order_shape_functions(tvm.transform.Sequential(passes)(schedule(module, target)))
+        planned = order_shape_functions(tvm.transform.Sequential(lower + pipeline.finalize_passes(target))(kernels))
     executable = tvm.compile(planned, target=target, relax_pipeline=None).mod
     files = []
-    for number, kernels in enumerate(m for m in executable.imports if m.kind == "llvm"):  # a program that computes nothing has none
+    for number, code in enumerate(m for m in executable.imports if m.kind == "llvm"):  # a program that computes nothing has none
         files.append(folder / f"kernels{number}.o")
         _require_space(folder)
-        kernels.write_to_file(str(files[-1]))
+        code.write_to_file(str(files[-1]))
     np.from_dlpack(tvm.get_global_func("runtime.ModulePackImportsToTensor")(executable)).tofile(folder / "program.bin")
     files.append(folder / "program.s")
     files[-1].write_text(_PROGRAM.format(symbol=tvm.get_global_func("runtime.ModuleImportsBlobName")(), file=folder / "program.bin"))
@@ -112,10 +140,10 @@ def _require_space(folder: Path) -> None:
 
 @contextmanager
 def _tvm_errors(doing: str) -> Iterator[None]:
-    """Raise InternalError for whatever TVM throws; a full disk stays an OSError."""
+    """Raise InternalError for whatever TVM throws; a full disk stays an OSError, and an error of ours what it is."""
     try:
         yield
-    except OSError:
+    except (OSError, EdgeccError, NotStandaloneError):
         raise
     except Exception as error:  # TVM raises whatever its C++ code throws
         raise InternalError(f"TVM could not {doing}: {type(error).__name__}: {str(error).strip()[:2000]}") from error

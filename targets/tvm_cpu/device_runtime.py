@@ -39,10 +39,14 @@ class DeviceRuntime:
         return self.root / "include"
 
 
+def cache_root() -> Path:
+    """Where edgecc keeps what it fetches and builds for this user."""
+    return (Path.home() / "Library" / "Caches" if sys.platform == "darwin" else Path.home() / ".cache") / "edgecc"
+
+
 def default_root(arch: str) -> Path:
     """Where the runtime of an architecture is kept for this user."""
-    cache = Path.home() / "Library" / "Caches" if sys.platform == "darwin" else Path.home() / ".cache"
-    return cache / "edgecc" / f"tvm-{arch}" / TVM
+    return cache_root() / f"tvm-{arch}" / TVM
 
 
 def find_runtime(arch: str, root: Path | None = None) -> DeviceRuntime | None:

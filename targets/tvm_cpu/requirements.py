@@ -13,25 +13,22 @@ from edgecc.targets.tvm_cpu.runners import emulator
 from edgecc.targets.tvm_cpu.versions import FFI, INSTALL, TVM, installed
 
 
-def find_requirements(built: Machine, root: Path | None = None, path: str | None = None) -> list[Requirement]:
-    """`root`: the device runtime, where it is not in the user's cache; `path`: where programs are searched for."""
+def find_requirements(built: Machine, runtime: str = "c", root: Path | None = None, path: str | None = None) -> list[Requirement]:
+    """`runtime`: what executes the model, `c` or `vm`; `root`: the device's TVM runtime, where it is not in the user's
+    cache; `path`: where programs are searched for.
+    """
     tools = find_toolchain(built.triple, path)
     found = [
         _package("apache-tvm", TVM, "lowers and builds the model"),
         _package("apache-tvm-ffi", FFI, "binds TVM; newer ones crash it"),
-        Requirement(f"linker for {built.triple.name}", tools.name if tools else "", "links model.so", built.triple.install),
+        Requirement(f"C compiler for {built.triple.name}", tools.name if tools else "", "builds model.so", built.triple.install),
     ]
     if built.is_this_machine():
         return found
-    runtime = None if built.triple.stubs else find_runtime(built.cpu.arch, root)
     if built.triple.emulator:
         found.append(_emulator(built, path))
-    purpose = "runs the deployed binary, on the device and in the emulator"
-    found.append(
-        Requirement(
-            f"TVM runtime for {built.triple.name}", str(runtime.root) if runtime else "", purpose, _runtime_line(built), required=False
-        )
-    )
+    if runtime == "vm":
+        found.append(_device_runtime(built, root))
     return found
 
 
@@ -49,6 +46,13 @@ def _emulator(built: Machine, path: str | None) -> Requirement:
     except MissingToolError as error:
         return Requirement(name, "", f"{purpose} ({error.message})", error.hint, required=False)
     return Requirement(name, f"{program} -cpu {cpu}", purpose, "sudo apt-get install qemu-user", required=False)
+
+
+def _device_runtime(built: Machine, root: Path | None) -> Requirement:
+    device = None if built.triple.stubs else find_runtime(built.cpu.arch, root)
+    purpose = "runs the deployed binary, on the device and in the emulator"
+    name = f"TVM runtime for {built.triple.name}"
+    return Requirement(name, str(device.root) if device else "", purpose, _runtime_line(built), required=False)
 
 
 def _runtime_line(built: Machine) -> str:

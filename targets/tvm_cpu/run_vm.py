@@ -25,18 +25,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("-t", dest="threads", type=int, default=1)
     parsed = parser.parse_args(arguments)
-    run = _load(parsed.model, parsed.threads)
+    run = load_model(parsed.model, parsed.threads)
     for number in itertools.count():
         folder = parsed.cases / str(number)
         if not folder.is_dir():
             return 0
-        inputs = [_aligned(np.load(folder / f"input{i}.npy")) for i in range(len(list(folder.glob("input*.npy"))))]
+        inputs = [aligned(np.load(folder / f"input{i}.npy")) for i in range(len(list(folder.glob("input*.npy"))))]
         for i, output in enumerate(run(*inputs)):
             np.save(folder / f"output{i}.npy", np.from_dlpack(output))
     raise AssertionError("cases are numbered without end")
 
 
-def _load(model: str, threads: int) -> Any:
+def load_model(model: str, threads: int) -> Any:
     """The entry function of a model library. TVM's runtime registers its virtual machine when it is loaded."""
     import ctypes
 
@@ -56,7 +56,7 @@ def _load(model: str, threads: int) -> Any:
     return machine["main"]
 
 
-def _aligned(array: np.ndarray[Any, Any]) -> Any:
+def aligned(array: np.ndarray[Any, Any]) -> Any:
     """A tensor of TVM's with the contents of `array`."""
     import tvm_ffi
 

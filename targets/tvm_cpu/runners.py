@@ -23,6 +23,7 @@ from edgecc.targeting.base import Arrays, Runner
 from edgecc.targets.tvm_cpu.device import runner_program
 from edgecc.targets.tvm_cpu.interface import Interface
 from edgecc.targets.tvm_cpu.machines import Machine, machine
+from edgecc.targets.tvm_cpu.standalone import library
 from edgecc.targets.tvm_cpu.versions import INSTALL, installed
 
 MODEL = "model.so"
@@ -89,23 +90,22 @@ def find_runners(directory: Path, facts: Mapping[str, Any], root: Path | None = 
     `facts`: those of `lower`. `root`: the device runtime, where it is not in the user's cache. `path`: where
     programs are searched for, the process's own search path if None. Raises MissingToolError where there is none.
     """
-    built = machine(str(facts["cpu"]), str(facts["triple"]))
+    built, runtime = machine(str(facts["cpu"]), str(facts["triple"])), str(facts.get("runtime", "vm"))
     interface, threads = Interface.read(directory), int(facts["threads"])
     runners: list[ProcessRunner] = []
     missing: list[MissingToolError] = []
     try:
         if built.is_this_machine():
-            runners.append(ProcessRunner(f"native {_shown(built)}", _vm_command(), directory / MODEL, interface, threads))
+            runners.append(ProcessRunner(f"native {_shown(built)}", own_command(runtime), directory / MODEL, interface, threads))
         else:
-            runners.append(_emulated(built, directory, interface, threads, root, path))
+            runners.append(_emulated(built, runtime, directory, interface, threads, root, path))
     except MissingToolError as error:
         missing.append(error)
     host = facts.get("host")
     if host and (directory / HOST_MODEL).is_file():
         try:
-            runners.append(
-                _host(machine(host["cpu"], host["triple"]), directory, interface, threads, "; ".join(e.message for e in missing))
-            )
+            why = "; ".join(e.message for e in missing)
+            runners.append(_host(machine(host["cpu"], host["triple"]), runtime, directory, interface, threads, why))
         except MissingToolError as error:
             missing.append(error)
     if not runners:
@@ -137,25 +137,31 @@ def sysroot_line(built: Machine) -> str:
     return f"sudo apt-get install libc6-{suffix}-cross libstdc++6-{suffix}-cross"
 
 
-def _emulated(built: Machine, directory: Path, interface: Interface, threads: int, root: Path | None, path: str | None) -> ProcessRunner:
+def own_command(runtime: str) -> tuple[str, ...]:
+    """The command that runs a model of this machine's; `runtime`: `c` or `vm`. Raises MissingToolError."""
+    if runtime == "c":
+        return (sys.executable, str(library.SOURCES.resolve() / "edgecc_model.py"))
+    if not installed("apache-tvm") or not installed("apache-tvm-ffi"):
+        raise MissingToolError("the TVM runtime of this machine is not installed", hint=INSTALL)
+    return (sys.executable, "-m", "edgecc.targets.tvm_cpu.run_vm")
+
+
+def _emulated(
+    built: Machine, runtime: str, directory: Path, interface: Interface, threads: int, root: Path | None, path: str | None
+) -> ProcessRunner:
     program, cpu = emulator(built, path)
-    runner = runner_program(built.triple, root, path)
-    command = (program, "-L", built.triple.sysroot, "-cpu", cpu, "-E", f"LD_LIBRARY_PATH={runner.parent / 'lib'}", str(runner))
+    runner = runner_program(built.triple, root, path, runtime=runtime)
+    libraries = ("-E", f"LD_LIBRARY_PATH={runner.parent / 'lib'}") if runtime == "vm" else ()
+    command = (program, "-L", built.triple.sysroot, "-cpu", cpu, *libraries, str(runner))
     other = "" if cpu == built.cpu.name else f" (for {built.cpu.name})"
     return ProcessRunner(f"{built.triple.emulator} {cpu}{other}", command, directory / MODEL, interface, threads, emulated=True)
 
 
-def _host(host: Machine, directory: Path, interface: Interface, threads: int, why: str) -> ProcessRunner:
+def _host(host: Machine, runtime: str, directory: Path, interface: Interface, threads: int, why: str) -> ProcessRunner:
     if not host.is_this_machine():
         raise MissingToolError(f"{HOST_MODEL} was built for {host.cpu.name}, which this machine is not")
     note = "the same program built for this machine ran, not the deployed binary" + (f": {why}" if why else "")
-    return ProcessRunner(f"host {_shown(host)}", _vm_command(), directory / HOST_MODEL, interface, threads, note)
-
-
-def _vm_command() -> tuple[str, ...]:
-    if not installed("apache-tvm") or not installed("apache-tvm-ffi"):
-        raise MissingToolError("the TVM runtime of this machine is not installed", hint=INSTALL)
-    return (sys.executable, "-m", "edgecc.targets.tvm_cpu.run_vm")
+    return ProcessRunner(f"host {_shown(host)}", own_command(runtime), directory / HOST_MODEL, interface, threads, note)
 
 
 def _shown(built: Machine) -> str:

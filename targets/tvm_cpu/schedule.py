@@ -1,17 +1,31 @@
-"""Schedule: primitive functions to the loop nests that a machine runs. Now TVM's fusion alone: no tiles, no vectors."""
+"""Schedule: primitive functions to the loop nests that a machine runs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgecc.targets.tvm_cpu import vector_math
+from edgecc.targets.tvm_cpu.layout import assign_layouts
+from edgecc.targets.tvm_cpu.machines import Machine
+from edgecc.targets.tvm_cpu.schedules.core import CORES
+from edgecc.targets.tvm_cpu.schedules.module import Choice, schedule_functions
+
 if TYPE_CHECKING:
     import tvm
 
 
-def schedule(module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Fuse neighbours among the primitive functions that `main` calls, for `target`."""
-    from tvm import relax, transform
+def fuse(module: tvm.IRModule) -> tvm.IRModule:
+    """Lay out the tensors and fuse neighbours among the functions of a legalized module: the same for every machine."""
+    import tvm
+    from tvm import relax
 
-    fusion = [relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps(), relax.transform.FuseTIR()]
-    with target:
-        return transform.Sequential(fusion)(module)
+    passes = [relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps(), relax.transform.FuseTIR()]
+    passes += [relax.transform.RewriteDataflowReshape()]  # it knows functions of TVM's form only
+    with tvm.target.Target("llvm"):
+        return tvm.transform.Sequential(passes)(assign_layouts(module))
+
+
+def schedule(module: tvm.IRModule, machine: Machine) -> tuple[tvm.IRModule, list[Choice]]:
+    """The kernels of a fused module for a machine, and which rule made each."""
+    vector_math.install()
+    return schedule_functions(module, CORES[machine.cpu.name])

@@ -69,11 +69,11 @@ def arm_runner(directory: Path, facts: dict[str, Any]) -> ProcessRunner:
     return runner
 
 
-def qemu_command() -> list[str]:
+def qemu_command(runtime: str = "c") -> list[str]:
     """The emulator and the C++ runner, as a command to append arguments to; skips where one is missing."""
     try:
         program, cpu = emulator(machine("cortex-a72", "aarch64-linux-gnu"))
-        runner = runner_program(TRIPLES["aarch64-linux-gnu"])
+        runner = runner_program(TRIPLES["aarch64-linux-gnu"], runtime=runtime)
     except MissingToolError as error:
         pytest.skip(error.message)
     return [program, "-L", "/usr/aarch64-linux-gnu", "-cpu", cpu, "-E", f"LD_LIBRARY_PATH={runner.parent / 'lib'}", str(runner)]

@@ -101,7 +101,7 @@ def test_without_an_emulator_the_host_build_runs_and_says_why(tmp_path: Path) ->
 @pytest.mark.slow
 def test_without_the_device_runtime_the_host_build_runs_and_says_why(tmp_path: Path) -> None:
     program = trace_function(SmallNet(), torch.randn(1, 2, 8, 8))
-    target = ArmCpu(device_runtime=str(tmp_path / "nothing"))
+    target = ArmCpu(runtime="vm", device_runtime=str(tmp_path / "nothing"))
     facts = compile_for(target, program, tmp_path)
     if facts["host"] is None:
         pytest.skip("this machine runs the ARM binary itself")
@@ -162,9 +162,9 @@ def test_armv7_and_android_libraries_are_built_and_their_program_verified_on_the
 def test_the_artifact_names_no_path_of_this_machine(tmp_path: Path) -> None:
     compile_for(ArmCpu(), trace_function(SmallNet(), torch.randn(1, 2, 8, 8)), tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"model.so", "model.txt", "device/runner.cc", "device/CMakeLists.txt", "device/README.txt"} <= {
-        str(path.relative_to(tmp_path)) for path in files
-    }
+    wanted = {"model.so", "model.a", "model.txt", "include/edgecc_model.h", "example.c", "edgecc_model.py", "README.txt"}
+    wanted |= {"device/runner.cc", "device/runner.h", "device/CMakeLists.txt", "device/README.txt"}
+    assert wanted <= {str(path.relative_to(tmp_path)) for path in files}
     for path in files:
         content = path.read_bytes()
         for place in (str(Path.home()), "/tmp/", str(Path(__file__).parents[2])):
@@ -196,8 +196,19 @@ def test_no_threads_are_refused() -> None:
         ArmCpu(threads=0)
 
 
+def test_the_tvm_runtime_of_the_device_is_required_where_it_executes_the_model_only() -> None:
+    assert not [r for r in ArmCpu().requirements() if r.name.startswith("TVM runtime")]
+
+
+@pytest.mark.slow
+def test_the_virtual_machine_runs_the_same_model_under_the_emulator(tmp_path: Path) -> None:
+    program = trace_function(SmallNet(), torch.randn(2, 2, 8, 8), dims={"x": {0: Dim("batch", 1, None)}})
+    runner = arm_runner(tmp_path, compile_for(ArmCpu(runtime="vm"), program, tmp_path))
+    assert largest_difference(program, runner, torch.randn(5, 2, 8, 8)) <= CLOSE
+
+
 def test_requirements_name_what_is_missing_and_never_raise(tmp_path: Path) -> None:
-    found = {r.name: r for r in ArmCpu(device_runtime=str(tmp_path)).requirements()}
+    found = {r.name: r for r in ArmCpu(runtime="vm", device_runtime=str(tmp_path)).requirements()}
     assert found["apache-tvm-ffi"].required
     assert "apache-tvm-ffi==0.1.14.post0" in found["apache-tvm-ffi"].install
     runtime = found.get("TVM runtime for aarch64-linux-gnu")

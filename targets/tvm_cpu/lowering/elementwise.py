@@ -10,6 +10,7 @@ from torch import fx
 from edgecc.targets.tvm_cpu.lowering.arithmetic import clamp, result_dtype
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, shape
 from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.vector_math.intrinsics import call
 
 aten = torch.ops.aten
 
@@ -41,6 +42,20 @@ def _extern(name: str) -> Handler:
     return Handler(lower)
 
 
+def _intrinsic(name: str) -> Handler:
+    """A function that vector_math has an operator for, and Relax none."""
+
+    def lower(b: Builder, node: fx.Node, x: Expr) -> Expr:
+        return intrinsic(b, name, b.cast(x, result_dtype(node)))
+
+    return Handler(lower)
+
+
+def intrinsic(b: Builder, name: str, x: Expr) -> Expr:
+    """An operator of vector_math applied to each element of x."""
+    return b.compute(name, shape(x), lambda t, *index: call(name, t(*index)), x)
+
+
 def extern(b: Builder, name: str, x: Expr) -> Expr:
     """A function of the C mathematics library, in the precision of x."""
     from tvm import tirx
@@ -63,7 +78,7 @@ def _relu6(b: Builder, node: fx.Node, x: Expr) -> Expr:
 
 
 def _gelu(b: Builder, node: fx.Node, x: Expr, approximate: str) -> Expr:
-    return b.op("nn.gelu_tanh" if approximate == "tanh" else "nn.gelu", x)
+    return b.op("nn.gelu_tanh", x) if approximate == "tanh" else intrinsic(b, "gelu", x)
 
 
 def _leaky_relu(b: Builder, node: fx.Node, x: Expr, negative_slope: float) -> Expr:
@@ -80,7 +95,7 @@ def _hard_swish(b: Builder, node: fx.Node, x: Expr) -> Expr:
 
 def _elu(b: Builder, node: fx.Node, x: Expr, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Expr:
     """`scale * x` above 0, `scale * alpha * (exp(input_scale * x) - 1)` below."""
-    below = extern(b, "expm1", x if input_scale == 1 else b.binary("multiply", x, input_scale))
+    below = intrinsic(b, "expm1", x if input_scale == 1 else b.binary("multiply", x, input_scale))
     below = below if alpha * scale == 1 else b.binary("multiply", below, alpha * scale)
     return b.op("where", b.binary("greater", x, 0), x if scale == 1 else b.binary("multiply", x, scale), below)
 
@@ -96,7 +111,7 @@ def _selu(b: Builder, node: fx.Node, x: Expr) -> Expr:
 def softplus(b: Builder, x: Expr, beta: float, threshold: float) -> Expr:
     """`log(1 + exp(beta x)) / beta`, x itself where `beta x > threshold`."""
     scaled = x if beta == 1 else b.binary("multiply", x, beta)
-    curved = extern(b, "log1p", b.op("exp", b.binary("minimum", scaled, threshold)))
+    curved = intrinsic(b, "log1p", b.op("exp", b.binary("minimum", scaled, threshold)))
     curved = curved if beta == 1 else b.binary("divide", curved, beta)
     return b.op("where", b.binary("greater", scaled, threshold), x, curved)
 
@@ -111,7 +126,7 @@ def _mish(b: Builder, node: fx.Node, x: Expr) -> Expr:
 
 def _log_sigmoid(b: Builder, node: fx.Node, x: Expr) -> Expr:
     """`min(x, 0) - log1p(exp(-|x|))`, which neither overflows nor cancels."""
-    tail = extern(b, "log1p", b.op("exp", b.op("negative", b.op("abs", x))))
+    tail = intrinsic(b, "log1p", b.op("exp", b.op("negative", b.op("abs", x))))
     return b.op("subtract", b.binary("minimum", x, 0), tail)
 
 
@@ -200,8 +215,8 @@ HANDLERS: Handlers = {
     aten.sign.default: _function("sign"),
     aten.relu.default: _function("nn.relu"),
     aten.silu.default: _function("nn.silu"),
-    aten.expm1.default: _extern("expm1"),
-    aten.log1p.default: _extern("log1p"),
+    aten.expm1.default: _intrinsic("expm1"),
+    aten.log1p.default: _intrinsic("log1p"),
     aten.exp2.default: _extern("exp2"),
     aten.log2.default: _extern("log2"),
     aten.log10.default: _extern("log10"),

@@ -1,0 +1,240 @@
+"""The rule for contractions: matrix products, convolutions, batched products, with everything elementwise around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgecc.targets.tvm_cpu.schedules.access import linear, size_of
+from edgecc.targets.tvm_cpu.schedules.code import Buffer, index
+from edgecc.targets.tvm_cpu.schedules.contraction import Contraction, Group, Operand, fuse, recognise
+from edgecc.targets.tvm_cpu.schedules.core import Core
+from edgecc.targets.tvm_cpu.schedules.epilogue import epilogue_of
+from edgecc.targets.tvm_cpu.schedules.panels import pack_panels, packer
+from edgecc.targets.tvm_cpu.schedules.plan import Operand as Source
+from edgecc.targets.tvm_cpu.schedules.plan import Packed, Param, Plan, Step, Temp, kernel_function
+from edgecc.targets.tvm_cpu.schedules.pointwise import pointwise
+from edgecc.targets.tvm_cpu.schedules.product import Left, Product, ceil_divide
+from edgecc.targets.tvm_cpu.schedules.stage import Kernel, Stage, reads
+from edgecc.targets.tvm_cpu.schedules.tiles import Tile, choose, columns_first, cost, together
+
+_BYTES = 16  # of a vector in the table of cores: lanes are those of float32
+
+
+def contract(kernel: Kernel, core: Core, constants: frozenset[int]) -> Plan | None:
+    """The plan of a function with one contraction, None for any other function.
+
+    `constants`: which parameters are constants wherever the function is called.
+    """
+    found = [(s, c) for s in kernel.stages if (c := recognise(kernel, s))]
+    if len(found) != 1:
+        return None
+    stage, contraction = found[0]
+    epilogue = epilogue_of(kernel, stage, contraction.column.var)
+    dtype = str(stage.buffer.ty.dtype)
+    if epilogue is None or not dtype.startswith("float"):
+        return None
+    constant = any(kernel.params[i].same_as(contraction.right.load.source) for i in constants)
+    if not constant and (not contraction.rows or _small(Group(contraction.rows).extent)):
+        return None
+    return _Planner(kernel, core, contraction, epilogue, constant, _lanes(core, dtype, contraction.column.extent)).plan()
+
+
+def _small(extent: Any) -> bool:
+    return isinstance(extent, int) and extent < 4
+
+
+def _lanes(core: Core, dtype: str, columns: Any) -> int:
+    """Elements of a vector, fewer where the columns do not fill one."""
+    lanes = core.lanes * 32 // int(dtype.removeprefix("float"))
+    while isinstance(columns, int) and lanes > 4 and columns <= lanes // 2:
+        lanes //= 2
+    return lanes
+
+
+@dataclass
+class _Planner:
+    kernel: Kernel
+    core: Core
+    contraction: Contraction
+    epilogue: Any
+    constant: bool
+    lanes: int
+
+    def plan(self) -> Plan:
+        self.steps: list[Step] = []
+        self.sources: list[tuple[Buffer, Source]] = [(p, Param(i)) for i, p in enumerate(self.kernel.params)]
+        contraction = self.contraction
+        left = self._materialized(contraction.left)
+        right = self._materialized(contraction.right)
+        contraction = replace(contraction, left=left, right=right)
+        depth = fuse(contraction.depth, left.place) or [Group(())]
+        rows = fuse(contraction.rows, left.place) or [Group(())]
+        outer, inner = self._tiled_rows(rows)
+        tile, packed_left = self._tile(contraction, outer, inner, depth)
+        if packed_left:
+            depth = [Group(tuple(a for g in depth for a in g.axes))] if len(depth) == 1 else depth
+        panel = self._pack_left(contraction, inner, depth, tile) if packed_left else Left(left.load.source, left.place)
+        packed = self._pack_right(contraction, depth, tile)
+        total = Group(tuple(a for g in depth for a in g.axes)).extent
+        all_rows = Group(tuple(a for g in (*outer, inner) for a in g.axes)).extent
+        first = columns_first(self.core, tile, all_rows, contraction.column.extent, total)
+        if not isinstance(contraction.column.extent, int) or -(-contraction.column.extent // tile.columns) < 4:
+            first = first and _small(all_rows if isinstance(all_rows, int) else 99)
+        product = Product(contraction, self.epilogue, tile, panel, packed, tuple(outer), inner, tuple(depth), first, together(self.core, tile, inner.extent, total))
+        function_buffers = self._operands(product)
+        function = kernel_function([b for b, _ in function_buffers] + self.kernel.outputs, self.kernel.sizes, product.code())
+        outputs = list(range(len(self.kernel.outputs)))
+        self.steps.append(Step(self.kernel.name, [s for _, s in function_buffers], self.kernel.outputs, function, outputs, self._in_place(function_buffers)))
+        order = "columns" if first else "rows"
+        return Plan(f"contraction {tile.rows}x{tile.columns} {tile.left}, {order} outside", self.steps)
+
+    def _tiled_rows(self, rows: list[Group]) -> tuple[list[Group], Group]:
+        """The rows that are walked one by one, and those that tiles cut: more than one group where the last is short."""
+        *outer, inner = rows
+        while outer and isinstance(inner.extent, int) and inner.extent < 24 and inner.extent % 8:
+            inner = Group((*outer.pop().axes, *inner.axes))
+        return outer, inner
+
+    def _tile(self, contraction: Contraction, outer: list[Group], inner: Group, depth: list[Group]) -> tuple[Tile, bool]:
+        core, n = self.core, contraction.column.extent
+        k = Group(tuple(a for g in depth for a in g.axes)).extent
+        step = contraction.left.place.stride(depth[-1].axes[-1]) if depth[-1].axes else 0
+        even = isinstance(step, int) and step == 1
+        direct = choose(core, self.lanes, inner.extent, n, k, left="lane" if core.by_lane and even else "broadcast")
+        m = inner.extent if isinstance(inner.extent, int) else 64
+        if not core.by_lane or outer or m < 2 * self.lanes or len(depth) > 1:
+            return direct, False
+        columns, length = (x if isinstance(x, int) else 64 for x in (n, k))
+        panel = choose(core, self.lanes, inner.extent, n, k, left="panel")
+        packing = m * length * 0.75  # for four elements a load, two shuffles and a store
+        gains = cost(core, direct, m, columns, length) - cost(core, panel, m, columns, length)
+        return (panel, True) if gains > packing else (direct, False)
+
+    # -- operands
+
+    def _materialized(self, operand: Operand) -> Operand:
+        """The operand in memory: a stage that makes it becomes a kernel of its own."""
+        source = operand.load.source
+        stage = self.kernel.stage_of(source)
+        if stage is None:
+            return operand
+        made = _ancestors(self.kernel, stage)
+        inputs = [p for p in self.kernel.params if not self.kernel.is_output(p) and any(_reads(s, p) for s in made)]
+        part = Kernel(f"{self.kernel.name}_{source.name}", [*inputs, source], [source], made, self.kernel.sizes)
+        plan = pointwise(part, self.core, frozenset())
+        if plan is None:
+            raise ValueError(f"{source.name} cannot be made by itself")
+        offset = len(self.steps)
+        for step in plan.steps:
+            reads_here = [self._outer(part, r, offset) for r in step.reads]
+            self.steps.append(replace(step, reads=reads_here, outputs=(), in_place=()))
+        self.sources.append((source, Temp(len(self.steps) - 1)))
+        return operand
+
+    def _outer(self, part: Kernel, source: Source, offset: int) -> Source:
+        if isinstance(source, Temp):
+            return Temp(source.step + offset)
+        return self._source(part.params[source.index])
+
+    def _source(self, buffer: Buffer) -> Source:
+        return next(s for b, s in self.sources if b.same_as(buffer))
+
+    def _pack_left(self, contraction: Contraction, inner: Group, depth: list[Group], tile: Tile) -> Left:
+        from tvm import tirx
+
+        batch = Group(contraction.batch)
+        source, place = contraction.left.load.source, contraction.left.place
+        length = Group(tuple(a for g in depth for a in g.axes)).extent
+        size = batch.extent * ceil_divide(inner.extent, tile.rows) * length * tile.rows
+        packed = tirx.decl_buffer([index(size)], str(source.ty.dtype), "left_panels")
+        code = pack_panels(source, place, batch, inner, depth, tile.rows, packed)
+        self._add("left", source, packed, code)
+        return Left(packed, place, tile.rows)
+
+    def _pack_right(self, contraction: Contraction, depth: list[Group], tile: Tile) -> Buffer:
+        from tvm import tirx
+
+        source, place = contraction.right.load.source, contraction.right.place
+        n, batch = contraction.column.extent, Group(contraction.batch)
+        length = Group(tuple(a for g in depth for a in g.axes)).extent
+        last = None
+        if isinstance(n, int):
+            rest = n % tile.columns
+            last = -(-rest // tile.lanes) * tile.lanes if rest else None
+            width: Any = n // tile.columns * tile.columns + (last or 0)
+        else:
+            width = ceil_divide(n, tile.columns) * tile.columns
+        packed = tirx.decl_buffer([index(batch.extent * length * width)], str(source.ty.dtype), "right_panels")
+        if self.constant:
+            number = next(i for i, p in enumerate(self.kernel.params) if p.same_as(source))
+            self.sources.append((packed, Packed(number, packer(contraction, depth, tile))))
+            return packed
+        code = pack_panels(source, place, batch, Group((contraction.column,)), depth, tile.columns, packed, last)
+        self._add("right", source, packed, code)
+        return packed
+
+    def _add(self, side: str, source: Buffer, packed: Buffer, code: Any) -> None:
+        function = kernel_function([source, packed], self.kernel.sizes, code)
+        self.steps.append(Step(f"{self.kernel.name}_{side}", [self._source(source)], [packed], function))
+        self.sources.append((packed, Temp(len(self.steps) - 1)))
+
+    def _operands(self, product: Product) -> list[tuple[Buffer, Source]]:
+        """The buffers that the product reads, and where they come from."""
+        wanted = [product.left.buffer, product.right]
+        for output in self.kernel.outputs:
+            stage = self.kernel.stage_of(output)
+            if stage is None or stage is self.epilogue.sums:
+                continue
+            value = self.kernel.element(output, [a.var for a in stage.axes], lambda b: b.same_as(self.epilogue.sums.buffer))
+            wanted += [b for b in reads(value) if not b.same_as(self.epilogue.sums.buffer)]
+        if self.epilogue.seed is not None:
+            wanted.append(self.epilogue.seed.source)
+        unique: list[Buffer] = []
+        for buffer in wanted:
+            if not any(buffer.same_as(b) for b in unique):
+                unique.append(buffer)
+        return [(b, self._source(b)) for b in unique]
+
+    def _in_place(self, operands: Sequence[tuple[Buffer, Source]]) -> list[int]:
+        """Operands that only the epilogue reads, at the element that it writes."""
+        output = self.kernel.outputs[0]
+        stage = self.kernel.stage_of(output)
+        if stage is None or stage is self.epilogue.sums:
+            return []
+        place = [a.var for a in stage.axes]
+        value = self.kernel.element(output, place, lambda b: b.same_as(self.epilogue.sums.buffer))
+        found = []
+        for number, (buffer, _) in enumerate(operands[2:], 2):
+            where = [x for x in _loads(value) if x.source.same_as(buffer)]
+            same = len(buffer.ty.shape) == len(place) and all(len(x.indices) == len(place) for x in where)
+            if same and where and all(i.same_as(v) for x in where for i, v in zip(x.indices, place, strict=True)) and _alike(buffer, output):
+                found.append(number)
+        return found
+
+
+def _alike(a: Buffer, b: Buffer) -> bool:
+    from edgecc.targets.tvm_cpu.schedules.access import equal
+    from edgecc.targets.tvm_cpu.schedules.stage import shape
+
+    return str(a.ty.dtype) == str(b.ty.dtype) and all(equal(x, y) for x, y in zip(shape(a), shape(b), strict=True))
+
+
+def _loads(value: Any) -> list[Any]:
+    from edgecc.targets.tvm_cpu.schedules.stage import loads
+
+    return list(loads(value))
+
+
+def _ancestors(kernel: Kernel, stage: Stage) -> list[Stage]:
+    """The stages that a stage needs, and itself, in order."""
+    needed = [stage]
+    for candidate in reversed(kernel.stages[: kernel.stages.index(stage)]):
+        if any(_reads(s, candidate.buffer) for s in needed):
+            needed.insert(0, candidate)
+    return needed
+
+
+def _reads(stage: Stage, buffer: Buffer) -> bool:
+    return any(b.same_as(buffer) for b in reads(stage.update))

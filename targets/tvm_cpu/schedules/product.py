@@ -1,0 +1,340 @@
+"""Products: the code of a contraction, tile by tile.
+
+One tile is a block of sums in registers. Code for a full tile is written once, and again for each kind of tile at the
+edges: fewer rows, fewer columns, or sizes that only the run knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgecc.targets.tvm_cpu.schedules.access import Linear
+from edgecc.targets.tvm_cpu.schedules.code import Buffer, Code, Expr, index, splat, vector
+from edgecc.targets.tvm_cpu.schedules.contraction import Contraction, Group
+from edgecc.targets.tvm_cpu.schedules.epilogue import Epilogue, seed_value
+from edgecc.targets.tvm_cpu.schedules.stage import replace
+from edgecc.targets.tvm_cpu.schedules.tiles import Tile
+
+VECTOR = 4  # elements along the depth that are loaded at once and multiplied by lane
+
+
+@dataclass(frozen=True)
+class Left:
+    """The left operand as the tiles read it: where it lies as it is, or packed in panels of `panel` rows, if not 0."""
+
+    buffer: Buffer
+    place: Linear
+    panel: int = 0
+
+
+@dataclass(frozen=True)
+class Product:
+    """`outer`: groups of rows that are walked one by one; `inner`: the group that tiles cut. `right` is packed in panels.
+
+    `panels_first`: walk all rows for a panel of columns; else all panels for `together` tiles of rows.
+    """
+
+    contraction: Contraction
+    epilogue: Epilogue
+    tile: Tile
+    left: Left
+    right: Buffer
+    outer: tuple[Group, ...]
+    inner: Group
+    depth: tuple[Group, ...]
+    panels_first: bool
+    together: int = 1
+
+    @property
+    def columns(self) -> Any:
+        return self.contraction.column.extent
+
+    @property
+    def length(self) -> Any:
+        """Steps of the whole depth."""
+        total: Any = 1
+        for group in self.depth:
+            total = total * group.extent
+        return total
+
+    @property
+    def panels(self) -> Any:
+        return ceil_divide(self.columns, self.tile.columns)
+
+    def code(self) -> Code:
+        code = Code()
+        blocks = ceil_divide(self.inner.extent, self.tile.rows)
+        batch = Group(self.contraction.batch)
+        walked = Group(tuple(a for g in self.outer for a in g.axes))
+        around = batch.extent * (self.panels if self.panels_first else walked.extent * (blocks // self.together))
+        with code.loop("p", around, "parallel") as p:
+            left, right = _flat(code, self.left.buffer), _flat(code, self.right)
+            if self.panels_first:
+                panel, rest = _divided(p, self.panels)
+                where = batch.split(rest)
+                with code.loop("rows", walked.extent) as r, code.loop("block", blocks) as block:
+                    self._columns(code, (left, right), {**where, **walked.split(r)}, rest, panel, block)
+            else:
+                several, rest = _divided(p, blocks // self.together)
+                row, rest = _divided(rest, walked.extent)
+                where = {**batch.split(rest), **walked.split(row)}
+                with code.loop("panel", self.panels) as panel, code.loop("block", self.together) as block:
+                    self._columns(code, (left, right), where, rest, panel, several * self.together + block)
+        return code
+
+    # -- the kinds of tiles
+
+    def _columns(self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, panel: Expr, block: Expr) -> None:
+        """The tile at a panel and a block: full columns, or the last ones."""
+        n, width = self.columns, self.tile.columns
+        if not isinstance(n, int):
+            left = code.bind("left", index(n) - panel * width)
+            self._branch(code, left >= width, lambda full: self._rows(code, buffers, where, batch, panel, block, width if full else left))
+        elif n % width == 0:
+            self._rows(code, buffers, where, batch, panel, block, width)
+        elif n < width:
+            self._rows(code, buffers, where, batch, index(0), block, n)
+        else:
+            last = n // width
+            self._branch(code, panel < last, lambda full: self._rows(code, buffers, where, batch, panel if full else index(last), block, width if full else n % width))
+
+    def _rows(self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, panel: Expr, block: Expr, columns: Any) -> None:
+        """The tile with full rows, or the last ones."""
+        m, height = self.inner.extent, self.tile.rows
+
+        def write(block: Expr, rows: Any) -> None:
+            self._tile(code, buffers, where, batch, panel, block, rows, columns)
+
+        if not isinstance(m, int):
+            left = code.bind("below", index(m) - block * height)
+            self._branch(code, left >= height, lambda full: write(block, height if full else left))
+        elif m % height == 0:
+            write(block, height)
+        elif m < height:
+            write(index(0), m)
+        else:
+            last = m // height
+            self._branch(code, block < last, lambda full: write(block if full else index(last), height if full else m % height))
+
+    @staticmethod
+    def _branch(code: Code, condition: Expr, write: Any) -> None:
+        from tvm import tirx
+
+        with code.when(condition):
+            write(True)
+        with code.when(tirx.Not(condition)):
+            write(False)
+
+    # -- one tile
+
+    def _tile(self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, panel: Expr, block: Expr, rows: Any, columns: Any) -> None:
+        """`rows`, `columns`: how many of the tile are in the result: numbers, or what only the run knows."""
+        tile, lanes = self.tile, self.tile.lanes
+        height = rows if isinstance(rows, int) and not self.left.panel else tile.rows
+        vectors = math.ceil(columns / lanes) if isinstance(columns, int) else tile.vectors
+        dtype = str(self.contraction.stage.buffer.ty.dtype)
+        start = code.bind("start", block * tile.rows)
+        first = panel * tile.columns
+        sums = code.local("sums", height * vectors * lanes, dtype)
+        for j in range(vectors):
+            whole = isinstance(columns, int) and (j + 1) * lanes <= columns
+            self._seed(code, sums, first, j, whole, columns, height, vectors, dtype)
+        stride = self._right_stride()
+        right_base = code.bind("right", batch * stride + panel * (index(self.length) * tile.columns))
+        self._multiply(code, buffers, where, batch, block, start, rows, height, vectors, right_base, sums)
+        limit_rows = rows if not isinstance(rows, int) else (rows if rows < height else None)
+        self._write(code, sums, where, start, first, height, vectors, limit_rows, columns, dtype)
+
+    def _right_stride(self) -> Any:
+        """Elements of the packed right operand for one entry of the batch."""
+        n, tile = self.columns, self.tile
+        if not isinstance(n, int):
+            return index(self.length) * self.panels * tile.columns
+        whole, rest = divmod(n, tile.columns)
+        return index(self.length) * (whole * tile.columns + math.ceil(rest / tile.lanes) * tile.lanes)
+
+    def _seed(self, code: Code, sums: Buffer, first: Expr, j: int, whole: bool, columns: Any, height: int, vectors: int, dtype: str) -> None:
+        from tvm import tirx
+
+        lanes = self.tile.lanes
+        zero = splat(tirx.const(0, dtype), lanes)
+        seeded = self.epilogue.seed is not None
+        value = zero
+        if seeded and whole:
+            held = code.local("seed", lanes, dtype)
+            with code.loop("l", lanes, "vector") as lane:
+                code.store(held, [lane], seed_value(self.epilogue, first + j * lanes + lane))
+            value = held[(vector(0, lanes),)]
+        for i in range(height):
+            code.store(sums, [vector((i * vectors + j) * lanes, lanes)], value)
+        if seeded and not whole:
+            for i in range(height):
+                offset = (i * vectors + j) * lanes
+                if isinstance(columns, int):
+                    for at, width in chunks(columns - j * lanes):
+                        with code.loop("l", width, "vector") as lane:
+                            code.store(sums, [offset + at + lane], seed_value(self.epilogue, first + j * lanes + at + lane))
+                else:
+                    for at in range(lanes):
+                        with code.when(columns > j * lanes + at):
+                            code.store(sums, [offset + at], seed_value(self.epilogue, first + j * lanes + at))
+
+    def _multiply(self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, block: Expr, start: Expr, rows: Any, height: int, vectors: int, right_base: Expr, sums: Buffer) -> None:
+        """sums += left * right over the whole depth."""
+        from tvm import tirx
+
+        left, right = buffers
+        tile, lanes = self.tile, self.tile.lanes
+        dtype = str(sums.ty.dtype)
+        width = vectors * lanes
+        *around, last = self.depth
+        stride = self.left.place.stride(last.axes[-1]) if last.axes else 0
+        by_vector = not self.left.panel and tile.left == "lane" and isinstance(stride, int) and stride == 1
+        if self.left.panel:
+            blocks = ceil_divide(self.inner.extent, tile.rows)
+            bases = [code.bind("panel", (batch * blocks + block) * (index(self.length) * tile.rows))]
+        else:
+            bases = []
+            for i in range(height):
+                row = start + i
+                if not isinstance(rows, int):
+                    row = tirx.min(row, index(self.inner.extent) - 1)
+                bases.append(code.bind(f"row{i}", self.left.place.at({**where, **self.inner.split(row)})))
+
+        def advance(steps: int, at_left: Expr, at_right: Expr, by_vector: bool) -> None:
+            """`steps` steps from these offsets on."""
+            values = []
+            for k in range(steps):
+                if by_vector and k % VECTOR == 0:
+                    values = []
+                    for i in range(height):
+                        held = code.local(f"a{i}", VECTOR, dtype)
+                        code.store(held, [vector(0, VECTOR)], left[vector(bases[i] + at_left + k, VECTOR)])
+                        values.append(held)
+                across = []
+                if self.left.panel:
+                    held = code.local(f"a{k}", tile.rows, dtype)
+                    for q in range(0, tile.rows, lanes):
+                        code.store(held, [vector(q, lanes)], left[vector(bases[0] + (at_left + k) * tile.rows + q, lanes)])
+                    values = [held]
+                for j in range(vectors):
+                    held = code.local(f"b{k}_{j}", lanes, dtype)
+                    code.store(held, [vector(0, lanes)], right[vector(at_right + k * width + j * lanes, lanes)])
+                    across.append(held)
+                for i in range(height):
+                    if by_vector:
+                        factor = values[i][index(k % VECTOR)]
+                    elif self.left.panel:
+                        factor = values[0][index(i)]
+                    else:
+                        factor = left[bases[i] + (at_left + index(k) * stride)]
+                    for j in range(vectors):
+                        place = vector((i * vectors + j) * lanes, lanes)
+                        code.store(sums, [place], sums[place] + splat(factor, lanes) * across[j][vector(0, lanes)])
+
+        def inner(at_left: Expr, at_right: Expr) -> None:
+            extent, steps = last.extent, tile.steps
+            step = 1 if self.left.panel else stride
+            whole = extent // steps if isinstance(extent, int) else tirx.floordiv(index(extent), index(steps))
+            with code.loop("k", whole) as k:
+                advance(steps, at_left + k * steps * step, at_right + k * (steps * width), by_vector)
+            if isinstance(extent, int):
+                done = whole * steps
+                if by_vector and extent - done >= VECTOR:
+                    advance(VECTOR, at_left + done * step, at_right + done * width, True)
+                    done += VECTOR
+                if extent > done:
+                    advance(extent - done, at_left + done * step, at_right + done * width, False)
+            else:
+                with code.loop("k", index(extent) - whole * steps) as k:
+                    done = whole * steps + k
+                    advance(1, at_left + done * step, at_right + done * width, False)
+
+        def nest(groups: list[Group], at_left: Expr, at_right: Expr) -> None:
+            if not groups:
+                inner(at_left, at_right)
+                return
+            group, *rest = groups
+            length: Any = width
+            for g in (*rest, last):
+                length = length * g.extent
+            with code.loop("d", group.extent) as d:
+                step = self.left.place.stride(group.axes[-1]) if group.axes else 0
+                nest(rest, at_left + d * step, at_right + d * length)
+
+        if self.left.panel:
+            flat = Group(tuple(a for g in self.depth for a in g.axes))
+            last = flat
+            inner(index(0), right_base)
+        else:
+            nest(list(around), index(0), right_base)
+
+    def _write(self, code: Code, sums: Buffer, where: Mapping[Any, Expr], start: Expr, first: Expr, height: int, vectors: int, rows: Any, columns: Any, dtype: str) -> None:
+        """The epilogue of a tile. `rows`: None where all are in the result."""
+        lanes = self.tile.lanes
+        whole = columns // lanes if isinstance(columns, int) else 0
+        loops = self.epilogue.is_costly or not isinstance(columns, int) or (rows is not None and not isinstance(rows, int))
+        if not loops:
+            for i in range(height if rows is None else rows):
+                self._row(code, sums, where, start + i, first, i * vectors * lanes, vectors, whole, columns)
+            return
+        copy = code.local("results", height * vectors * lanes, dtype)
+        for q in range(height * vectors):
+            code.store(copy, [vector(q * lanes, lanes)], sums[vector(q * lanes, lanes)])
+        with code.loop("i", height if rows is None else rows) as i:
+            self._row(code, copy, where, start + i, first, i * (vectors * lanes), vectors, whole, columns)
+
+    def _row(self, code: Code, sums: Buffer, where: Mapping[Any, Expr], row: Expr, first: Expr, offset: Expr, vectors: int, whole: int, columns: Any) -> None:
+        lanes = self.tile.lanes
+        position = {**where, **self.inner.split(row)}
+
+        def put(column: Expr, at: Expr) -> None:
+            placed = {**position, self.contraction.column.var: column}
+            full = {a.var: replace(self.contraction.where[s.var], placed) for a, s in zip(self.epilogue.sums.axes, self.contraction.stage.axes, strict=True)}
+            for buffer, indices, value in self.epilogue.values(full, sums[index(at)]):
+                code.store(buffer, indices, value)
+
+        for j in range(whole):
+            with code.loop("l", lanes, "vector") as lane:
+                put(first + j * lanes + lane, offset + j * lanes + lane)
+        if isinstance(columns, int):
+            for at, width in chunks(columns - whole * lanes):
+                with code.loop("l", width, "vector") as lane:
+                    put(first + whole * lanes + at + lane, offset + whole * lanes + at + lane)
+        else:
+            with code.loop("l", columns) as lane:
+                put(first + lane, offset + lane)
+
+
+def ceil_divide(a: Any, b: int) -> Any:
+    from tvm import tirx
+
+    return -(-a // b) if isinstance(a, int) else tirx.floordiv(index(a) + (b - 1), index(b))
+
+
+def chunks(count: int) -> list[tuple[int, int]]:
+    """`count` elements as vectors of a power of two, the widest first: where each starts and how wide it is."""
+    found, at = [], 0
+    while at < count:
+        width = 1 << (count - at).bit_length() - 1
+        found.append((at, width))
+        at += width
+    return found
+
+
+def _divided(position: Expr, extent: Any) -> tuple[Expr, Expr]:
+    """A position inside an extent, and what is left over."""
+    from tvm import tirx
+
+    if isinstance(extent, int) and extent == 1:
+        return index(0), index(position)
+    return tirx.floormod(index(position), index(extent)), tirx.floordiv(index(position), index(extent))
+
+
+def _flat(code: Code, buffer: Buffer) -> Buffer:
+    from edgecc.targets.tvm_cpu.schedules.access import size_of
+
+    return code.flat(buffer, size_of(buffer))
