@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecc.errors import EdgeccError, InternalError
 from edgecc.targets.tvm_cpu.interface import Interface
@@ -20,7 +20,9 @@ from edgecc.targets.tvm_cpu.linker import Toolchain
 from edgecc.targets.tvm_cpu.lowering import legalize
 from edgecc.targets.tvm_cpu.machines import Machine
 from edgecc.targets.tvm_cpu.schedule import fuse, schedule
+from edgecc.targets.tvm_cpu.schedules.module import Choice
 from edgecc.targets.tvm_cpu.standalone import library
+from edgecc.targets.tvm_cpu.standalone.lets import without_lets
 from edgecc.targets.tvm_cpu.standalone.program import NotStandaloneError
 
 if TYPE_CHECKING:
@@ -54,22 +56,28 @@ def legalize_once(module: tvm.IRModule) -> tvm.IRModule:
         return fuse(tvm.relax.transform.FoldConstant()(legalize(dispatched)))
 
 
-def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path) -> None:
-    """Write the library that runs `main` of a legalized module on `machine`; the same module gives the same bytes.
+def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path) -> list[Choice]:
+    """Write the library that runs `main` of a legalized module on `machine`; return which rule made each kernel.
+
+    The same module gives the same bytes.
 
     Raises InternalError where TVM cannot build what the lowering made, OSError for a full disk.
     """
     with tempfile.TemporaryDirectory() as folder:
         with _tvm_errors(f"build the model for {machine.cpu.name}"):
-            objects = compile_objects(module, machine, Path(folder))
+            kernels, choices = schedule(module, machine)
+            objects = compile_objects(kernels, machine, Path(folder))
         output.parent.mkdir(parents=True, exist_ok=True)
         tools.link_shared(objects, output)
+    return choices
 
 
 def build_standalone(
     module: tvm.IRModule, machine: Machine, tools: Toolchain, interface: Interface, symbol: str, output: Path, archive: Path | None = None
-) -> Mapping[str, int]:
-    """Write the library of `main` that needs no runtime, and the static one where `archive` names it; return the memory plan.
+) -> tuple[Mapping[str, int], list[Choice]]:
+    """Write the library of `main` that needs no runtime, and the static one where `archive` names it.
+
+    Returns the memory plan, and which rule made each kernel.
 
     `symbol`: the C name of the model. Raises NotStandaloneError where the program needs a runtime; else as `build`.
     """
@@ -79,16 +87,16 @@ def build_standalone(
     with tempfile.TemporaryDirectory() as folder:
         _require_space(Path(folder))
         with _tvm_errors(f"build the model for {machine.cpu.name}"):
-            kernels, _ = schedule(module, machine)
+            kernels, choices = schedule(module, machine)
             built = library.compile_objects(kernels, target, interface, tools, symbol, Path(folder))
         library.link_shared(built, tools, output)
         if archive:
             library.link_static(built, tools, archive)
-    return built.plan.facts()
+    return built.plan.facts(), choices
 
 
 def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> list[Path]:
-    """Write what the linker wants: the kernels as objects, and the program with its weights as an assembly file.
+    """Write what the linker wants for a scheduled module: the kernels as objects, and the program with its weights as an assembly file.
 
     LLVM would make an object of the weights too, but holds them several times while it does.
     """
@@ -98,10 +106,9 @@ def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> lis
 
     target = tvm.target.Target(machine.llvm_target)
     lower = [p for p in pipeline.dataflow_lower_passes(target) if p.info.name != "RewriteDataflowReshape"]  # done before scheduling
-    kernels, _ = schedule(module, machine)
     with target:
-        planned = order_shape_functions(tvm.transform.Sequential(lower + pipeline.finalize_passes(target))(kernels))
-    executable = tvm.compile(planned, target=target, relax_pipeline=None).mod
+        planned = order_shape_functions(tvm.transform.Sequential(lower + pipeline.finalize_passes(target))(module))
+        executable = tvm.compile(planned, target=target, relax_pipeline=None, tir_pipeline=_kernel_pipeline()).mod
     files = []
     for number, code in enumerate(m for m in executable.imports if m.kind == "llvm"):  # a program that computes nothing has none
         files.append(folder / f"kernels{number}.o")
@@ -111,6 +118,22 @@ def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> lis
     files.append(folder / "program.s")
     files[-1].write_text(_PROGRAM.format(symbol=tvm.get_global_func("runtime.ModuleImportsBlobName")(), file=folder / "program.bin"))
     return files
+
+
+def _kernel_pipeline() -> str:
+    """The name of TVM's own way from kernels to LLVM, with values in place of `Let` at its end."""
+    from tvm import tirx
+    from tvm.ir.transform import Sequential
+    from tvm.s_tir import pipeline
+    from tvm.tirx import compilation_pipeline
+
+    def passes() -> Any:
+        lower, finish, finish_device = pipeline.default_s_tir_pipeline()
+        lets = tirx.transform.prim_func_pass(lambda function, module, context: function.with_body(without_lets(function.body)), opt_level=0)
+        return lower, lambda: Sequential([finish(), lets]), finish_device
+
+    compilation_pipeline.PIPELINE_MAP["edgecc"] = passes
+    return "edgecc"
 
 
 def order_shape_functions(module: tvm.IRModule) -> tvm.IRModule:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgecc.targets.tvm_cpu import vector_math
 from edgecc.targets.tvm_cpu.layout import assign_layouts
 from edgecc.targets.tvm_cpu.machines import Machine
+from edgecc.targets.tvm_cpu.schedules.accumulate import allow_vectors_of_isnan
 from edgecc.targets.tvm_cpu.schedules.core import CORES
 from edgecc.targets.tvm_cpu.schedules.module import Choice, schedule_functions
 
@@ -28,4 +29,5 @@ def fuse(module: tvm.IRModule) -> tvm.IRModule:
 def schedule(module: tvm.IRModule, machine: Machine) -> tuple[tvm.IRModule, list[Choice]]:
     """The kernels of a fused module for a machine, and which rule made each."""
     vector_math.install()
+    allow_vectors_of_isnan()
     return schedule_functions(module, CORES[machine.cpu.name])

@@ -97,13 +97,15 @@ class TvmCpu(Target):
         runtime, memory = self.runtime, None
         if runtime == "c":
             try:
-                memory = build_standalone(module, self.machine, tools, ports, self.symbol, directory / MODEL, directory / ARCHIVE)
+                memory, choices = build_standalone(module, self.machine, tools, ports, self.symbol, directory / MODEL, directory / ARCHIVE)
                 write_files(directory, self.machine, ports, self.symbol, memory)
             except NotStandaloneError as error:
                 runtime = "vm"
                 context.remarks.add(Remark("missed", self.name, "", f"the artifact needs the TVM runtime (runtime=vm): {error}"))
         if runtime == "vm":
-            build(module, self.machine, tools, directory / MODEL)
+            choices = build(module, self.machine, tools, directory / MODEL)
+        for choice in choices:
+            context.remarks.add(Remark("note", self.name, choice.function, f"scheduled by: {choice.rule}"))
         host = None if self.machine.is_this_machine() else host_machine()
         if host:
             context.progress.detail(f"build {HOST_MODEL} for {host.cpu.name}")

@@ -123,6 +123,27 @@ def test_a_pointer_is_to_the_first_element(tmp_path: Path) -> None:
     np.testing.assert_array_equal(y, x + 1)
 
 
+def test_functions_of_functions_that_name_values_compile_in_the_time_of_one(tmp_path: Path) -> None:
+    of = target()
+    from tvm import tirx
+
+    x, y = (tirx.decl_buffer((16,), "float32", name) for name in "xy")
+    i = tirx.Var("i", "int64")
+    value, want = x[i], np.linspace(0, 1, 16, dtype=np.float32)
+    given = want.copy()
+    for level in range(6):  # TVM alone takes some four times as long for each level
+        t, quarter = tirx.Var(f"t{level}", "float32"), tirx.const(0.25, "float32")
+        value = tirx.Let(t, value * value + value, t * quarter + t * t * quarter * quarter) + value * quarter
+        u = want * want + want
+        want = u / 4 + u * u / 16 + want / 4
+    loop = tirx.For(i, tirx.IntImm("int64", 0), tirx.IntImm("int64", 16), tirx.ForKind.PARALLEL, tirx.BufferStore(y, value, [i]))
+    kernel = lower_kernels({"nested": tirx.PrimFunc([x, y], loop)}, of, "k_")["nested"]
+    a, b = aligned(16), aligned(16)
+    a[...] = given
+    load(kernel, tmp_path)(pointer(a), pointer(b), ctypes.c_int64(0), ctypes.c_int64(16))
+    np.testing.assert_allclose(b, want, rtol=1e-4)  # 6 levels of rounding
+
+
 def test_a_call_of_tvms_runtime_is_refused(tmp_path: Path) -> None:
     of = target()
     kernels = lower_kernels({"launch": calls_the_runtime()}, of, "k_")

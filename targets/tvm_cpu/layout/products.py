@@ -150,7 +150,8 @@ def _weight_order(found: Product, result: Order) -> Order:
         if dim in along:
             last = along[dim] in (found.columns or found.shared)
             return (3 if last else 0), result.index(along[dim])
-        return (1 if variables(found.weight.indices[dim]) & in_windows else 2), dim
+        moving = variables(found.weight.indices[dim])
+        return (1 if not moving or moving & in_windows else 2), dim
 
     return tuple(sorted(range(len(found.weight.indices)), key=rank))
 

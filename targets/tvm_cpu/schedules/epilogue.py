@@ -10,7 +10,7 @@ from edgecc.targets.tvm_cpu.schedules.code import Buffer, Expr, index
 from edgecc.targets.tvm_cpu.schedules.stage import Kernel, Stage, loads, replace, variables
 
 # functions of many instructions: code for them is written once a row, not once a register
-_COSTLY = frozenset("tirx." + n for n in ("exp", "erf", "tanh", "sigmoid", "log", "log1p", "expm1", "pow", "sin", "cos", "rsqrt", "sqrt"))
+_COSTLY = frozenset("tirx." + n for n in ("exp", "erf", "gelu", "tanh", "sigmoid", "log", "log1p", "expm1", "pow", "sin", "cos", "rsqrt", "sqrt"))
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,8 @@ class Product:
 
     def _write(self, code: Code, sums: Buffer, where: Mapping[Any, Expr], start: Expr, first: Expr, height: int, vectors: int, rows: Any, columns: Any, dtype: str) -> None:
         """The epilogue of a tile. `rows`: None where all are in the result."""
+        from tvm import tirx
+
         lanes = self.tile.lanes
         whole = columns // lanes if isinstance(columns, int) else 0
         loops = self.epilogue.is_costly or not isinstance(columns, int) or (rows is not None and not isinstance(rows, int))
@@ -284,7 +286,9 @@ class Product:
         copy = code.local("results", height * vectors * lanes, dtype)
         for q in range(height * vectors):
             code.store(copy, [vector(q * lanes, lanes)], sums[vector(q * lanes, lanes)])
-        with code.loop("i", height if rows is None else rows) as i:
+        below = index(self.inner.extent) - start  # a number that only the run knows: LLVM would write the function out for each row
+        count = code.bind("rows", tirx.min(below, index(height))) if rows is None or isinstance(rows, int) else rows
+        with code.loop("i", count) as i:
             self._row(code, copy, where, start + i, first, i * (vectors * lanes), vectors, whole, columns)
 
     def _row(self, code: Code, sums: Buffer, where: Mapping[Any, Expr], row: Expr, first: Expr, offset: Expr, vectors: int, whole: int, columns: Any) -> None:

@@ -14,7 +14,7 @@ from edgecc.targets.tvm_cpu.schedules.order import ordered
 from edgecc.targets.tvm_cpu.schedules.stage import Axis, Kernel, Stage, loads, substitute, variables
 from edgecc.targets.tvm_cpu.schedules.windows import inside
 
-_COSTLY = frozenset("tirx." + n for n in ("exp", "erf", "tanh", "sigmoid", "log", "log1p", "expm1", "pow", "sin", "cos"))
+_COSTLY = frozenset("tirx." + n for n in ("exp", "erf", "gelu", "tanh", "sigmoid", "log", "log1p", "expm1", "pow", "sin", "cos"))
 
 
 class NotRowsError(Exception):

@@ -135,7 +135,8 @@ def _kernel(symbol: str, original: Any, lowered: Any, extent: Size, target: Any)
     function = tirx.PrimFunc([*pointers, *sizes, *extra, *bounds], whole, ret_type=tvm.ir.PrimType("int32"))
     function = function.with_attr("global_symbol", symbol).with_attr("target", target)
     passes = [tirx.transform.FP8StorageLegalize(), tirx.transform.BF16StorageLegalize(), tirx.transform.LowerIntrin()]
-    (function,) = tvm.ir.transform.Sequential(passes)(tvm.IRModule({tvm.ir.GlobalVar(symbol): function})).functions.values()
+    with target:  # the vector mathematics asks for its architecture
+        (function,) = tvm.ir.transform.Sequential(passes)(tvm.IRModule({tvm.ir.GlobalVar(symbol): function})).functions.values()
     begin, end = function.params[-2:]
     attributes = dict(original.attrs or {})
     return Kernel(
