@@ -106,7 +106,8 @@ def compile_objects(module: tvm.IRModule, machine: Machine, folder: Path) -> lis
 
     target = tvm.target.Target(machine.llvm_target)
     lower = [p for p in pipeline.dataflow_lower_passes(target) if p.info.name != "RewriteDataflowReshape"]  # done before scheduling
-    with target:
+    # What TVM names as a common subexpression may hold a `Let`, which its intrinsic lowering then binds twice. LLVM finds it too.
+    with target, tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
         planned = order_shape_functions(tvm.transform.Sequential(lower + pipeline.finalize_passes(target))(module))
         executable = tvm.compile(planned, target=target, relax_pipeline=None, tir_pipeline=_kernel_pipeline()).mod
     files = []

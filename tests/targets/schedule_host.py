@@ -22,7 +22,10 @@ def call_te(compute, arrays, constants=(), dynamic=None):
 
     def shape_of(i, array):
         names = (dynamic or {}).get(i, [None] * array.ndim)
-        return [tirx.const(s, "int64") if n is None else symbols.setdefault(n, tirx.Var(n, "int64")) for s, n in zip(array.shape, names, strict=True)]
+        return [
+            tirx.const(s, "int64") if n is None else symbols.setdefault(n, tirx.Var(n, "int64"))
+            for s, n in zip(array.shape, names, strict=True)
+        ]
 
     builder = relax.BlockBuilder()
     variables = [relax.Var(f"x{i}", relax.TensorType(shape_of(i, a), str(a.dtype))) for i, a in enumerate(arrays)]
@@ -38,7 +41,9 @@ def call_te(compute, arrays, constants=(), dynamic=None):
 def run(module, arrays):
     target = tvm.target.Target(host_machine().llvm_target)
     with target:
-        lowered = tvm.transform.Sequential([p for p in pipeline.dataflow_lower_passes(target) if "Reshape" not in p.info.name] + pipeline.finalize_passes(target))(module)
+        lowered = tvm.transform.Sequential(
+            [p for p in pipeline.dataflow_lower_passes(target) if "Reshape" not in p.info.name] + pipeline.finalize_passes(target)
+        )(module)
     machine = relax.VirtualMachine(tvm.compile(lowered, target=target, relax_pipeline=None), tvm.cpu())
     out = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays])
     return out.numpy() if hasattr(out, "numpy") else [o.numpy() for o in out]

@@ -54,8 +54,8 @@ def test_two_processes_with_one_and_two_threads_write_the_same_bytes(tmp_path: P
 def test_llvm_knows_every_cpu_of_the_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tvm", reason="Apache TVM is not installed")
     from edgecc.targets.tvm_cpu.build import compile_objects, legalize_once
-    from edgecc.targets.tvm_cpu.schedule import schedule
     from edgecc.targets.tvm_cpu.lowering import lower
+    from edgecc.targets.tvm_cpu.schedule import schedule
 
     module = legalize_once(lower(trace_function(lambda x: x + 1, torch.zeros(4))))
     for built in machines():

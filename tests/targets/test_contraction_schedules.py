@@ -26,7 +26,19 @@ def linear(x, w, b):
 @pytest.mark.parametrize("cpu", CPUS)
 @pytest.mark.parametrize(
     "rows, depth, columns",
-    [(1, 1, 1), (1, 7, 5), (1, 64, 10), (2, 3, 17), (3, 16, 8), (5, 9, 33), (7, 31, 12), (16, 64, 48), (97, 33, 29), (128, 96, 100), (23, 4, 3)],
+    [
+        (1, 1, 1),
+        (1, 7, 5),
+        (1, 64, 10),
+        (2, 3, 17),
+        (3, 16, 8),
+        (5, 9, 33),
+        (7, 31, 12),
+        (16, 64, 48),
+        (97, 33, 29),
+        (128, 96, 100),
+        (23, 4, 3),
+    ],
 )
 def test_linear(cpu, rows, depth, columns):
     x, w, b = random(rows, depth), random(depth, columns), random(columns)
@@ -86,7 +98,9 @@ def convolution(stride, padding, dilation, groups=1):
             return te.sum(padded[n, y * stride + i * dilation, z * stride + j * dilation, channel] * w[i, j, c, f], axis=[i, j, c])
 
         sums = te.compute((x.shape[0], *sizes, out), element, name="conv")
-        return te.compute(sums.shape, lambda n, y, z, f: tirx.Select(sums[n, y, z, f] + b[f] < 0, tirx.const(0, "float32"), sums[n, y, z, f] + b[f]))
+        return te.compute(
+            sums.shape, lambda n, y, z, f: tirx.Select(sums[n, y, z, f] + b[f] < 0, tirx.const(0, "float32"), sums[n, y, z, f] + b[f])
+        )
 
     return compute
 

@@ -17,7 +17,6 @@ from edgecc.recipe import Recipe
 from edgecc.registry import Registry
 from tests.models import ZOO, build
 
-
 # Recurrences: their loops are written as they run, the innermost along the vector. TVM's own running sums.
 WRITTEN_AS_LOOPS = {"lstm_scan", "gru_scan", "tanh_scan", "relu_scan", "cumsum", "cumprod"}
 

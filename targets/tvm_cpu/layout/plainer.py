@@ -10,7 +10,7 @@ from dataclasses import replace as changed
 from typing import Any
 
 from edgecc.targets.tvm_cpu.layout.order import same_sizes
-from edgecc.targets.tvm_cpu.schedules.stage import Kernel, NotStages, Stage, read, replace, shape
+from edgecc.targets.tvm_cpu.schedules.stage import Kernel, NotStagesError, Stage, read, replace, shape
 
 Buffer = Any  # tvm.ir.Var of a buffer type
 Expr = Any
@@ -20,7 +20,7 @@ def read_plainly(name: str, function: Any) -> Kernel | None:
     """The stages of a function, without reduction axes of one element and without stages that copy; None for loops."""
     try:
         kernel = read(name, function)
-    except NotStages:
+    except NotStagesError:
         return None
     kernel.stages = [_without_unit_reductions(s) for s in kernel.stages]
     return _without_copies(kernel)

@@ -83,7 +83,12 @@ class Code:
         body = self._blocks.pop()
         if count == 0 or not body:
             return
-        kinds = {"serial": tirx.ForKind.SERIAL, "vector": tirx.ForKind.VECTORIZED, "unroll": tirx.ForKind.UNROLLED, "parallel": tirx.ForKind.PARALLEL}
+        kinds = {
+            "serial": tirx.ForKind.SERIAL,
+            "vector": tirx.ForKind.VECTORIZED,
+            "unroll": tirx.ForKind.UNROLLED,
+            "parallel": tirx.ForKind.PARALLEL,
+        }
         self.add(tirx.For(variable, index(start), index(extent), kinds[kind], _sequence(body)))
 
     @contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgecc.targets.tvm_cpu.schedules.access import linear, size_of
 from edgecc.targets.tvm_cpu.schedules.code import Buffer, index
 from edgecc.targets.tvm_cpu.schedules.contraction import Contraction, Group, Operand, fuse, recognise
 from edgecc.targets.tvm_cpu.schedules.core import Core
@@ -82,11 +81,26 @@ class _Planner:
         first = columns_first(self.core, tile, all_rows, contraction.column.extent, total)
         if not isinstance(contraction.column.extent, int) or -(-contraction.column.extent // tile.columns) < 4:
             first = first and _small(all_rows if isinstance(all_rows, int) else 99)
-        product = Product(contraction, self.epilogue, tile, panel, packed, tuple(outer), inner, tuple(depth), first, together(self.core, tile, inner.extent, total))
+        product = Product(
+            contraction,
+            self.epilogue,
+            tile,
+            panel,
+            packed,
+            tuple(outer),
+            inner,
+            tuple(depth),
+            first,
+            together(self.core, tile, inner.extent, total),
+        )
         function_buffers = self._operands(product)
         function = kernel_function([b for b, _ in function_buffers] + self.kernel.outputs, self.kernel.sizes, product.code())
         outputs = list(range(len(self.kernel.outputs)))
-        self.steps.append(Step(self.kernel.name, [s for _, s in function_buffers], self.kernel.outputs, function, outputs, self._in_place(function_buffers)))
+        self.steps.append(
+            Step(
+                self.kernel.name, [s for _, s in function_buffers], self.kernel.outputs, function, outputs, self._in_place(function_buffers)
+            )
+        )
         order = "columns" if first else "rows"
         return Plan(f"contraction {tile.rows}x{tile.columns} {tile.left}, {order} outside", self.steps)
 
@@ -209,7 +223,12 @@ class _Planner:
         for number, (buffer, _) in enumerate(operands[2:], 2):
             where = [x for x in _loads(value) if x.source.same_as(buffer)]
             same = len(buffer.ty.shape) == len(place) and all(len(x.indices) == len(place) for x in where)
-            if same and where and all(i.same_as(v) for x in where for i, v in zip(x.indices, place, strict=True)) and _alike(buffer, output):
+            if (
+                same
+                and where
+                and all(i.same_as(v) for x in where for i, v in zip(x.indices, place, strict=True))
+                and _alike(buffer, output)
+            ):
                 found.append(number)
         return found
 

@@ -334,7 +334,7 @@ class Loops:
 def _strips(core: Core, conv: Depthwise, tile: Tile) -> int:
     """Into how many strips the columns are divided.
 
-    A block of channels is a part of each cache line that it touches. The lines under a strip have to stay in half of the
+    A block of channels is a part of each cache line that it touches. The lines under a strip have to stay in most of the
     first cache until the next block reads its part of them.
     """
     across = conv.windows[-1]
@@ -343,4 +343,4 @@ def _strips(core: Core, conv: Depthwise, tile: Tile) -> int:
     deep = len(offsets(conv.windows[-2], tile.rows)) if len(conv.windows) > 1 else 1
     line = min(_LINE, int(conv.channels.extent) * 4)
     tiles = across.axis.extent // tile.columns
-    return max(1, min(tiles // 2, round(deep * across.axis.extent * across.stride * line / (core.l1 / 2))))
+    return max(1, min(tiles // 2, round(deep * across.axis.extent * across.stride * line / (0.75 * core.l1))))

@@ -10,7 +10,9 @@ from edgecc.targets.tvm_cpu.schedules.code import Buffer, Expr, index
 from edgecc.targets.tvm_cpu.schedules.stage import Kernel, Stage, loads, replace, variables
 
 # functions of many instructions: code for them is written once a row, not once a register
-_COSTLY = frozenset("tirx." + n for n in ("exp", "erf", "gelu", "tanh", "sigmoid", "log", "log1p", "expm1", "pow", "sin", "cos", "rsqrt", "sqrt"))
+_COSTLY = frozenset(
+    "tirx." + n for n in ("exp", "erf", "gelu", "tanh", "sigmoid", "log", "log1p", "expm1", "pow", "sin", "cos", "rsqrt", "sqrt")
+)
 
 
 @dataclass(frozen=True)
@@ -135,4 +137,3 @@ def seed_value(epilogue: Epilogue, column: Expr) -> Expr:
     if epilogue.seed is None:
         return tirx.const(0, str(epilogue.sums.buffer.ty.dtype))
     return replace(epilogue.seed, {v: index(column) for v in variables(epilogue.seed)})
-

@@ -10,7 +10,7 @@ from edgecc.targets.tvm_cpu.schedules.code import Expr
 from edgecc.targets.tvm_cpu.schedules.core import Core
 from edgecc.targets.tvm_cpu.schedules.plan import Operand, Packed, Param, Plan, Step
 from edgecc.targets.tvm_cpu.schedules.rules import plan_kernel
-from edgecc.targets.tvm_cpu.schedules.stage import Kernel, NotStages, Stage, extent_of, is_buffer, read, variables
+from edgecc.targets.tvm_cpu.schedules.stage import Kernel, NotStagesError, Stage, extent_of, is_buffer, read, variables
 from edgecc.targets.tvm_cpu.vector_math.extremes import select_to_max
 
 IN_PLACE = "edgecc.in_place"  # a kernel's attribute: numbers of the parameters that its first output may overlap exactly
@@ -54,7 +54,7 @@ class _Planner:
     def _make(self, name: str, function: Any, constants: frozenset[int]) -> tuple[Kernel, Plan] | None:
         try:
             kernel = read(name, function)
-        except NotStages:
+        except NotStagesError:
             self.choices.append(Choice(name, "by hand"))
             return None
         kernel.stages = [_with_extremes(s, self.core.arch) for s in kernel.stages]

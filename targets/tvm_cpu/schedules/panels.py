@@ -90,7 +90,14 @@ def pack_panels(
             if transposes:
                 with code.loop("k", blocks) as k:
                     for q in range(0, lines_here, 4):
-                        _transpose(code, flat, [b + (at + k * 4) for b in bases[q : q + 4]], out, target + (done + k * 4) * lines_here + q, lines_here)
+                        _transpose(
+                            code,
+                            flat,
+                            [b + (at + k * 4) for b in bases[q : q + 4]],
+                            out,
+                            target + (done + k * 4) * lines_here + q,
+                            lines_here,
+                        )
             start = blocks * 4 if transposes else 0
             with code.loop("k", group.extent - start) as k:
                 for i in range(lines_here):

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgecc.targets.tvm_cpu.schedules.code import Expr
-from edgecc.targets.tvm_cpu.schedules.stage import Axis, NotStages, Stage, at_axes, loads
+from edgecc.targets.tvm_cpu.schedules.stage import Axis, NotStagesError, Stage, at_axes, loads
 
 _POSITION = "int32"  # as wide as float32; no axis of a tensor on these devices has more than 2^31 elements
 
 
 def extreme_and_position(block: Any, spatial: Sequence[Axis], reduction: Sequence[Axis]) -> list[Stage]:
-    """The extreme, its position, and the position in the dtype that the block stores. Raises NotStages for any other block.
+    """The extreme, its position, and the position in the dtype that the block stores. Raises NotStagesError for any other block.
 
     As in PyTorch the first NaN is the extreme where there is one, and the position is that of the first of several.
     """
@@ -24,7 +24,7 @@ def extreme_and_position(block: Any, spatial: Sequence[Axis], reduction: Sequenc
     where, what, position, term, combine = _parts(block)
     axes, unused = at_axes(where, spatial)
     if unused or block.init is None:
-        raise NotStages("positions that are not at their axes")
+        raise NotStagesError("positions that are not at their axes")
     extreme = what.buffer
     start = (tirx.min_value if combine == "max" else tirx.max_value)(str(extreme.ty.dtype))
     itself = extreme[tuple(what.indices)]
@@ -49,10 +49,10 @@ def _parts(block: Any) -> tuple[Any, Any, Expr, Expr, str]:
     kinds = [tirx.Bind, tirx.Bind, tirx.BufferStore, tirx.BufferStore]
     body = list(block.body.seq) if isinstance(block.body, tirx.SeqStmt) else []
     if [type(s) for s in body] != kinds:
-        raise NotStages("a block that is not one store")
+        raise NotStagesError("a block that is not one store")
     (position, value), (where, what) = body[:2], body[2:]
     if not (where.value.same_as(position.var) and what.value.same_as(value.var)):
-        raise NotStages("a block of two stores that is no search")
+        raise NotStagesError("a block of two stores that is no search")
     at, better = _select(position.value), _select(value.value)
     own, itself = (s.buffer[tuple(s.indices)] for s in (where, what))
     term, candidate = better.false_value, at.false_value
@@ -61,7 +61,7 @@ def _parts(block: Any) -> tuple[Any, Any, Expr, Expr, str]:
     first = tirx.Or(keeps, tirx.And(tirx.EQ(itself, term), tirx.LT(own, candidate)))
     wanted = [(better, tirx.Select(keeps, itself, term)), (at, tirx.Select(first, own, candidate))]
     if not all(tvm_ffi.structural_equal(a, b) for a, b in wanted) or list(loads(candidate)):
-        raise NotStages("a block of two stores that is no search for the first extreme")
+        raise NotStagesError("a block of two stores that is no search for the first extreme")
     return where, what, candidate, term, combine
 
 
@@ -69,5 +69,5 @@ def _select(value: Expr) -> Any:
     from tvm import tirx
 
     if not isinstance(value, tirx.Select):
-        raise NotStages("a block of two stores that is no search")
+        raise NotStagesError("a block of two stores that is no search")
     return value

@@ -87,7 +87,9 @@ class Product:
 
     # -- the kinds of tiles
 
-    def _columns(self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, panel: Expr, block: Expr) -> None:
+    def _columns(
+        self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, panel: Expr, block: Expr
+    ) -> None:
         """The tile at a panel and a block: full columns, or the last ones."""
         n, width = self.columns, self.tile.columns
         if not isinstance(n, int):
@@ -99,9 +101,15 @@ class Product:
             self._rows(code, buffers, where, batch, index(0), block, n)
         else:
             last = n // width
-            self._branch(code, panel < last, lambda full: self._rows(code, buffers, where, batch, panel if full else index(last), block, width if full else n % width))
+            self._branch(
+                code,
+                panel < last,
+                lambda full: self._rows(code, buffers, where, batch, panel if full else index(last), block, width if full else n % width),
+            )
 
-    def _rows(self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, panel: Expr, block: Expr, columns: Any) -> None:
+    def _rows(
+        self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, panel: Expr, block: Expr, columns: Any
+    ) -> None:
         """The tile with full rows, or the last ones."""
         m, height = self.inner.extent, self.tile.rows
 
@@ -130,7 +138,17 @@ class Product:
 
     # -- one tile
 
-    def _tile(self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, panel: Expr, block: Expr, rows: Any, columns: Any) -> None:
+    def _tile(
+        self,
+        code: Code,
+        buffers: tuple[Buffer, Buffer],
+        where: Mapping[Any, Expr],
+        batch: Expr,
+        panel: Expr,
+        block: Expr,
+        rows: Any,
+        columns: Any,
+    ) -> None:
         """`rows`, `columns`: how many of the tile are in the result: numbers, or what only the run knows."""
         tile, lanes = self.tile, self.tile.lanes
         height = rows if isinstance(rows, int) and not self.left.panel else tile.rows
@@ -156,7 +174,9 @@ class Product:
         whole, rest = divmod(n, tile.columns)
         return index(self.length) * (whole * tile.columns + math.ceil(rest / tile.lanes) * tile.lanes)
 
-    def _seed(self, code: Code, sums: Buffer, first: Expr, j: int, whole: bool, columns: Any, height: int, vectors: int, dtype: str) -> None:
+    def _seed(
+        self, code: Code, sums: Buffer, first: Expr, j: int, whole: bool, columns: Any, height: int, vectors: int, dtype: str
+    ) -> None:
         from tvm import tirx
 
         lanes = self.tile.lanes
@@ -182,7 +202,20 @@ class Product:
                         with code.when(columns > j * lanes + at):
                             code.store(sums, [offset + at], seed_value(self.epilogue, first + j * lanes + at))
 
-    def _multiply(self, code: Code, buffers: tuple[Buffer, Buffer], where: Mapping[Any, Expr], batch: Expr, block: Expr, start: Expr, rows: Any, height: int, vectors: int, right_base: Expr, sums: Buffer) -> None:
+    def _multiply(
+        self,
+        code: Code,
+        buffers: tuple[Buffer, Buffer],
+        where: Mapping[Any, Expr],
+        batch: Expr,
+        block: Expr,
+        start: Expr,
+        rows: Any,
+        height: int,
+        vectors: int,
+        right_base: Expr,
+        sums: Buffer,
+    ) -> None:
         """sums += left * right over the whole depth."""
         from tvm import tirx
 
@@ -206,7 +239,7 @@ class Product:
 
         def advance(steps: int, at_left: Expr, at_right: Expr, by_vector: bool) -> None:
             """`steps` steps from these offsets on."""
-            values = []
+            values: list[Buffer] = []
             for k in range(steps):
                 if by_vector and k % VECTOR == 0:
                     values = []
@@ -272,7 +305,19 @@ class Product:
         else:
             nest(list(around), index(0), right_base)
 
-    def _write(self, code: Code, sums: Buffer, where: Mapping[Any, Expr], start: Expr, first: Expr, height: int, vectors: int, rows: Any, columns: Any, dtype: str) -> None:
+    def _write(
+        self,
+        code: Code,
+        sums: Buffer,
+        where: Mapping[Any, Expr],
+        start: Expr,
+        first: Expr,
+        height: int,
+        vectors: int,
+        rows: Any,
+        columns: Any,
+        dtype: str,
+    ) -> None:
         """The epilogue of a tile. `rows`: None where all are in the result."""
         from tvm import tirx
 
@@ -291,13 +336,27 @@ class Product:
         with code.loop("i", count) as i:
             self._row(code, copy, where, start + i, first, i * (vectors * lanes), vectors, whole, columns)
 
-    def _row(self, code: Code, sums: Buffer, where: Mapping[Any, Expr], row: Expr, first: Expr, offset: Expr, vectors: int, whole: int, columns: Any) -> None:
+    def _row(
+        self,
+        code: Code,
+        sums: Buffer,
+        where: Mapping[Any, Expr],
+        row: Expr,
+        first: Expr,
+        offset: Expr,
+        vectors: int,
+        whole: int,
+        columns: Any,
+    ) -> None:
         lanes = self.tile.lanes
         position = {**where, **self.inner.split(row)}
 
         def put(column: Expr, at: Expr) -> None:
             placed = {**position, self.contraction.column.var: column}
-            full = {a.var: replace(self.contraction.where[s.var], placed) for a, s in zip(self.epilogue.sums.axes, self.contraction.stage.axes, strict=True)}
+            full = {
+                a.var: replace(self.contraction.where[s.var], placed)
+                for a, s in zip(self.epilogue.sums.axes, self.contraction.stage.axes, strict=True)
+            }
             for buffer, indices, value in self.epilogue.values(full, sums[index(at)]):
                 code.store(buffer, indices, value)
 

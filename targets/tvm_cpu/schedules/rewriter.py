@@ -18,7 +18,7 @@ def rewriter() -> Any:
     from edgecc.targets.tvm_cpu.schedules import module as driver
 
     @mutator
-    class Rewriter(PyExprMutator):  # type: ignore[misc,untyped-decorator]
+    class Rewriter(PyExprMutator):  # type: ignore[misc]
         def __init__(self, module: Any, planner: Any) -> None:
             super().__init__(module)
             self._module, self._planner = module, planner

@@ -43,7 +43,7 @@ class Stage:
         return bool(self.reduction) or self.init is not None
 
 
-class NotStages(Exception):
+class NotStagesError(Exception):
     """The function is not a list of stages: it was written by hand as loops."""
 
 
@@ -92,12 +92,12 @@ class Kernel:
 
 
 def read(name: str, function: Any) -> Kernel:
-    """The stages of a fused function. Raises NotStages for loops that were written by hand."""
+    """The stages of a fused function. Raises NotStagesError for loops that were written by hand."""
     from tvm import s_tir, tirx
 
     root = function.body
     if not isinstance(root, s_tir.SBlockRealize):
-        raise NotStages("no root block")
+        raise NotStagesError("no root block")
     statements = root.block.body.seq if isinstance(root.block.body, tirx.SeqStmt) else [root.block.body]
     stages = [stage for s in statements for stage in _stages(s)]
     params = [p for p in function.params if is_buffer(p)]
@@ -106,7 +106,7 @@ def read(name: str, function: Any) -> Kernel:
     outputs = [p for p in params if any(p.same_as(w) for w in written)]
     for number, buffer in enumerate(written):
         if any(buffer.same_as(other) for other in written[:number]):
-            raise NotStages("a buffer is written twice")
+            raise NotStagesError("a buffer is written twice")
     return Kernel(name, params, outputs, stages, sizes)
 
 
@@ -134,14 +134,14 @@ def _block(statement: Any) -> tuple[Any, list[Axis], list[Axis]]:
     loops: list[Any] = []
     while isinstance(statement, tirx.For):
         if statement.kind != tirx.ForKind.SERIAL:
-            raise NotStages("a loop with a schedule")
+            raise NotStagesError("a loop with a schedule")
         loops.append(statement)
         statement = statement.body
     if not isinstance(statement, s_tir.SBlockRealize):
-        raise NotStages("loops around no block")
+        raise NotStagesError("loops around no block")
     block = statement.block
     if block.match_buffers or block.alloc_buffers or not _always(statement.predicate):
-        raise NotStages("a block with a predicate or buffers of its own")
+        raise NotStagesError("a block with a predicate or buffers of its own")
     loop_of = {loop.loop_var: loop for loop in loops}
     spatial: list[Axis] = []
     reduction: list[Axis] = []
@@ -150,10 +150,10 @@ def _block(statement: Any) -> tuple[Any, list[Axis], list[Axis]]:
         if value in loop_of:
             extent = extent_of(loop_of[value].extent)
         elif extent != 1:
-            raise NotStages("an axis that is not a loop")
+            raise NotStagesError("an axis that is not a loop")
         kind = {tirx.IterVar.DataPar: spatial, tirx.IterVar.CommReduce: reduction}.get(iteration.iter_type)
         if kind is None:
-            raise NotStages("an axis with an order")
+            raise NotStagesError("an axis with an order")
         kind.append(Axis(iteration.var, extent))
     return block, spatial, reduction
 
@@ -170,9 +170,9 @@ def at_axes(store: Any, spatial: Sequence[Axis]) -> tuple[tuple[Axis, ...], list
         elif extent_of(i) == 0 and extent_of(size) == 1:
             axes.append(Axis(tirx.Var("unit", "int64"), 1))
         else:
-            raise NotStages("a store that is not at its axes")
+            raise NotStagesError("a store that is not at its axes")
     if any(a.extent != 1 for a in by_var.values()):
-        raise NotStages("an axis that the store does not use")
+        raise NotStagesError("an axis that the store does not use")
     return tuple(axes), list(by_var.values())
 
 

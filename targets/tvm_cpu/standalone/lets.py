@@ -10,23 +10,45 @@ from typing import Any
 
 
 def without_lets(body: Any) -> Any:
-    """The body of a function with a local buffer for each `Let` in the value of a store.
+    """The body of a function with a local buffer for each `Let` in the value of a store or of a variable.
 
     What is computed under a condition only, and what is no number, stays as it is.
     """
     import tvm_ffi
     from tvm import tirx
 
-    return tvm_ffi.structural_map(body, (tirx.BufferStore, _store), order="post")
+    def sequence(statements: Any) -> Any:
+        """A variable is known to the statements after it, so what it needs comes into the same sequence."""
+        flat = [part for s in statements.seq for part in (_bind(s) if isinstance(s, tirx.Bind) else [s])]
+        return tirx.SeqStmt(flat) if len(flat) > len(statements.seq) else statements
+
+    return tvm_ffi.structural_map(body, [(tirx.BufferStore, _store), (tirx.SeqStmt, sequence)], order="post")
 
 
 def _store(store: Any) -> Any:
+    from tvm import tirx
+
+    before, value = _named(store.value)
+    return tirx.SeqStmt([*before, tirx.BufferStore(store.buffer, value, list(store.indices))]) if before else store
+
+
+def _bind(bind: Any) -> list[Any]:
+    from tvm import tirx
+
+    before, value = _named(bind.value)
+    if not before and _conditional(value):  # as it is, but in memory, where nobody looks for it
+        value = _place(bind, value, before)
+    return [*before, tirx.Bind(bind.var, value)] if before else [bind]
+
+
+def _named(value: Any) -> tuple[list[Any], Any]:
+    """Statements that fill buffers with the values that the expression names, and the expression over them."""
     import tvm
     import tvm_ffi
     from tvm import tirx
 
-    if _conditional(store.value):
-        return store
+    if _conditional(value):
+        return [], value
     before: list[Any] = []
     places: dict[Any, Any] = {}
 
@@ -46,8 +68,8 @@ def _store(store: Any) -> Any:
         """The same `Let` may stand in an operand again: there its variable is defined, not used."""
         return variable if int(defines) else places.get(variable, variable)
 
-    value = named(store.value)
-    return tirx.SeqStmt([*before, tirx.BufferStore(store.buffer, value, list(store.indices))]) if before else store
+    value = named(value)
+    return before, value
 
 
 def _place(let: Any, value: Any, before: list[Any]) -> Any:
@@ -73,7 +95,7 @@ def _conditional(value: Any) -> bool:
     found: list[Any] = []
 
     def see(call: Any) -> None:
-        if getattr(call.op, "name", "") == "tirx.if_then_else":
+        if getattr(call.op, "name", "").endswith(".if_then_else"):
             tvm_ffi.structural_walk(call, (tirx.Let, found.append), order="post")
 
     tvm_ffi.structural_walk(value, (tvm.ir.Call, see), order="post")

@@ -160,7 +160,7 @@ def test_a_dynamic_sequence():
 
 
 def test_a_long_row_is_divided_into_strips():
-    agrees((1, 4, 200, 33), (3, 3), (1, 1), (1, 1), SAME)
+    agrees((1, 4, 300, 33), (3, 3), (1, 1), (1, 1), SAME)
 
 
 def finished(x, weight, bias, residual):
