@@ -105,7 +105,7 @@ def test_a_dimension_without_an_upper_bound_needs_the_runtime_and_says_so(tmp_pa
     program = trace_function(SmallNet(), torch.randn(2, 2, 8, 8), dims={"x": {0: Dim("batch", 1)}})
     facts = target.lower(program, tmp_path, context).facts
     assert (facts["runtime"], "memory" in facts, (tmp_path / "include").exists()) == ("vm", False, False)
-    (remark,) = context.remarks
+    (remark,) = context.remarks.of(target.name, "missed")
     assert "needs the TVM runtime (runtime=vm): the dimension" in remark.message
     assert "has no upper bound" in remark.message
     (ready,) = find_runners(tmp_path, facts)

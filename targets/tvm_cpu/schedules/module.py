@@ -57,15 +57,28 @@ class _Planner:
         except NotStagesError:
             self.choices.append(Choice(name, "by hand"))
             return None
-        kernel.stages = [_with_extremes(s, self.core.arch) for s in kernel.stages]
+        kernel.stages = [_as_computed(s, self.core.arch) for s in kernel.stages]
         plan = plan_kernel(kernel, self.core, constants)
         self.choices.append(Choice(name, plan.rule))
         return kernel, plan
 
 
-def _with_extremes(stage: Stage, arch: str) -> Stage:
-    """An elementwise stage with maxima and minima as the machine has them."""
-    return stage if stage.is_reduction else replace(stage, update=select_to_max(stage.update, arch))
+def _as_computed(stage: Stage, arch: str) -> Stage:
+    """An elementwise stage with maxima and minima as the machine has them, and `x - x` so that TVM does not make it 0.
+
+    Of an infinite x it is NaN.
+    """
+    import tvm_ffi
+    from tvm import tirx
+
+    def difference(node: Any) -> Any:
+        if not str(node.ty.dtype).startswith("float") or not tvm_ffi.structural_equal(node.a, node.b):
+            return node
+        return tirx.call_intrin(node.ty.dtype, "tirx.fma", node.a, tirx.const(-1, str(node.ty.dtype)), node.a)
+
+    if stage.is_reduction:
+        return stage
+    return replace(stage, update=select_to_max(tvm_ffi.structural_map(stage.update, (tirx.Sub, difference)), arch))
 
 
 def sizes_of(kernel: Kernel, arguments: Sequence[Any], scalars: Sequence[Expr], results: Sequence[Any]) -> dict[Any, Expr]:
