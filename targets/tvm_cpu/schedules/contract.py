@@ -215,7 +215,7 @@ class _Planner:
         """Operands that only the epilogue reads, at the element that it writes."""
         output = self.kernel.outputs[0]
         stage = self.kernel.stage_of(output)
-        if stage is None or stage is self.epilogue.sums:
+        if stage is None or stage is self.epilogue.sums or len(self.kernel.outputs) > 1:  # another output may still read it
             return []
         place = [a.var for a in stage.axes]
         value = self.kernel.element(output, place, lambda b: b.same_as(self.epilogue.sums.buffer))
