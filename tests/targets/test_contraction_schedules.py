@@ -6,6 +6,12 @@ import pytest
 import torch
 from tvm import te, tirx, topi
 
+from edgecc.targets.tvm_cpu.schedules.contract import contract
+from edgecc.targets.tvm_cpu.schedules.contraction import recognise
+from edgecc.targets.tvm_cpu.schedules.core import CORES
+from edgecc.targets.tvm_cpu.schedules.epilogue import epilogue_of
+from edgecc.targets.tvm_cpu.schedules.plan import Param
+from edgecc.targets.tvm_cpu.schedules.stage import read
 from tests.targets.schedule_host import check
 
 CPUS = ["x86-64-v3", "cortex-a72"]  # tiles of either kind: broadcast, and by lane or in panels; the code runs on this machine
@@ -135,3 +141,32 @@ def test_convolution_of_a_dynamic_batch(batch):
     want = torch.relu(torch.conv2d(x, w, b, 1, 1)).permute(0, 2, 3, 1)
     arrays = [x.permute(0, 2, 3, 1).contiguous().numpy(), w.permute(2, 3, 1, 0).contiguous().numpy(), b.numpy()]
     check(convolution(1, 1, 1), arrays, want.numpy(), constants={1, 2}, dynamic={0: ["batch", None, None, None]})
+
+
+def sums_and(*outputs):
+    """The function of `x @ w + r` and of what each of `outputs` makes of an element of it."""
+    shapes = {"x": (9, 8), "w": (8, 16), "r": (9, 16)}
+    x, w, r = (te.placeholder(tuple(tirx.const(n, "int64") for n in shape), name=name) for name, shape in shapes.items())
+    added = topi.add(product(x, w), r)
+    made = [te.compute(added.shape, lambda i, j: output(added(i, j), r(i, j)), name=f"made{n}") for n, output in enumerate(outputs)]  # noqa: B023
+    return read("function", te.create_prim_func([x, w, r, *made]))
+
+
+def test_the_result_may_take_the_place_of_a_residual_that_nothing_else_reads():
+    plan = contract(sums_and(lambda a, r: a * 2.0), CORES["cortex-a72"], frozenset({1}))
+    (residual,) = plan.steps[-1].in_place
+    assert plan.steps[-1].reads[residual] == Param(2)
+    assert contract(sums_and(lambda a, r: a * 2.0, lambda a, r: a + r), CORES["cortex-a72"], frozenset({1})).steps[-1].in_place == []
+
+
+@pytest.mark.parametrize("rows, starts_from_bias", [(1, True), (2, False)])
+def test_the_sums_start_from_a_bias_along_the_columns_alone(rows, starts_from_bias):
+    """A bias [rows, columns] is one where there is one row."""
+    x, w, b = (
+        te.placeholder(tuple(tirx.const(n, "int64") for n in shape), name=n)
+        for n, shape in (("x", (rows, 8)), ("w", (8, 16)), ("b", (rows, 16)))
+    )
+    kernel = read("function", te.create_prim_func([x, w, b, topi.nn.relu(topi.add(product(x, w), b))]))
+    stage = kernel.stages[0]
+    epilogue = epilogue_of(kernel, stage, recognise(kernel, stage).column.var)
+    assert (epilogue.seed is not None) == starts_from_bias

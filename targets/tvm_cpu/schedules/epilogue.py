@@ -114,7 +114,7 @@ def _added(kernel: Kernel, reader: Stage, stage: Stage, column: Any) -> Any | No
     for itself, other in ((reader.update.a, reader.update.b), (reader.update.b, reader.update.a)):
         if last is None or not _loads(itself, stage.buffer) or not _at(itself, [a.var for a in reader.axes], stage):
             continue
-        added = kernel.inline(other)
+        added = replace(kernel.inline(other), {a.var: index(0) for a in reader.axes if a.extent == 1 and not a.var.same_as(last)})
         if _loads(added) and kernel.stage_of(added.source) is None and all(v.same_as(last) for v in variables(added)):
             return added
     return None
