@@ -55,25 +55,25 @@ def _evaluate(coefficients: Sequence[float], x: Array) -> Array:
     return np.asarray(np.polynomial.polynomial.polyval(x, np.array([*coefficients, 0.0])))
 
 
-def _erf_ratio(end: float, inner: float, less: float) -> tuple[Real, Real]:
-    """erf(x / inner) / x - less over z = 2 (x / end)^2 - 1, and x at z."""
+def _erf_ratio(end: float, inner: float, outer: float, less: float) -> tuple[Real, Real]:
+    """erf(x / inner) / (outer x) - less over z = 2 (x / end)^2 - 1, and x at z."""
 
     def x_at(z: Any) -> Any:
         return end * sqrt((z + 1) / 2)
 
-    return lambda z: erf(x_at(z) / inner) / x_at(z) - less, x_at
+    return lambda z: erf(x_at(z) / inner) / (outer * x_at(z)) - less, x_at
 
 
 def main() -> None:
     mpmath.mp.dps = 40
     half = float(log(2)) / 2 * 1.001  # the reduction rounds, so r goes a little beyond
-    ratio, _ = _erf_ratio(3.85, 1, 0.25)
-    gelu, x_at = _erf_ratio(3.6 * 2**0.5, sqrt(2), 0)
+    ratio, _ = _erf_ratio(3.85, 1, 1, 0.25)
+    gelu, x_at = _erf_ratio(3.6 * 2**0.5, sqrt(2), 2, 0)
     fits = {
         "exp: 1 + r + r^2 p(r)": fit(exp, lambda r: exp(-r), -half, half, 6, (1.0, 1.0)),
         "expm1: r + r^2 p(r)": fit(lambda r: (expm1(r) - r) / r**2, lambda r: r**2 / expm1(r), -half, half, 4, (0.5,)),
         "erf": fit(ratio, lambda z: 1 / (ratio(z) + 0.25), -1, 1, 15),
-        "gelu": fit(gelu, lambda z: x_at(z) / (1 + erf(x_at(z) / sqrt(2))), -1, 1, 13),
+        "gelu": fit(gelu, lambda z: 2 * x_at(z) / (1 + erf(x_at(z) / sqrt(2))), -1, 1, 13),
         "log: f + f^2 p(f)": fit(lambda f: (log1p(f) - f) / f**2, lambda f: f**2 / log1p(f), -1 / 3, 1 / 3, 7, (-0.5,)),
     }
     for name, (coefficients, error) in fits.items():

@@ -6,7 +6,7 @@ from edgecc.targets.tvm_cpu.vector_math.extremes import nan_max, nan_min
 from edgecc.targets.tvm_cpu.vector_math.polynomial import polynomial
 from edgecc.targets.tvm_cpu.vector_math.terms import Expr, Terms
 
-# erf(x) / x - 1/4 for |x| < 3.85, and erf(x / sqrt 2) / x for |x| < 3.6 sqrt 2, in z = a x^2 - 1 from -1 to 1.
+# erf(x) / x - 1/4 for |x| < 3.85, and erf(x / sqrt 2) / 2x for |x| < 3.6 sqrt 2, in z = a x^2 - 1 from -1 to 1.
 _ERF_END = 3.85**2
 _ERF = (
     0.11728480458259583,
@@ -28,20 +28,20 @@ _ERF = (
 )
 _GELU_END = 2 * 3.6**2
 _GELU = (
-    0.2776893973350525,
-    -0.13823269307613373,
-    0.10168981552124023,
-    -0.08046379685401917,
-    0.06350670009851456,
-    -0.048110231757164,
-    0.034143075346946716,
-    -0.02299198880791664,
-    0.015041178092360497,
-    -0.008270196616649628,
-    0.003211205592378974,
-    -0.001964316703379154,
-    0.0018699567299336195,
-    -0.0006996435113251209,
+    0.13884469866752625,
+    -0.06911634653806686,
+    0.05084490776062012,
+    -0.04023189842700958,
+    0.03175335004925728,
+    -0.024055115878582,
+    0.017071537673473358,
+    -0.01149599440395832,
+    0.007520589046180248,
+    -0.004135098308324814,
+    0.001605602796189487,
+    -0.000982158351689577,
+    0.0009349783649668097,
+    -0.00034982175566256046,
 )
 
 
@@ -49,15 +49,15 @@ def erf(x: Expr, arch: str) -> Expr:
     t = Terms(x)
     x = t.name(x)
     # x / 4 apart: what is left of the ratio is below 1, where it rounds finer, and not negative, so infinities do not cancel.
-    return t.done(_cut(t, t.fma(x, _ratio(t, x, _ERF, _ERF_END, arch), x * t.number(0.25)), arch))
+    return t.done(_cut(t, t.fma(x, _ratio(t, x, _ERF, _ERF_END, arch), x * t.number(0.25)), -1.0, arch))
 
 
 def gelu(x: Expr, arch: str) -> Expr:
-    """`x / 2 (1 + erf(x / sqrt 2))`. Hendrycks and Gimpel 2016."""
+    """`x (1/2 + erf(x / sqrt 2) / 2)`. Hendrycks and Gimpel 2016."""
     t = Terms(x)
     x = t.name(x)
-    half = t.name(x * t.number(0.5))
-    return t.done(t.fma(half, _cut(t, x * _ratio(t, x, _GELU, _GELU_END, arch), arch), half))
+    share = t.fma(x, _ratio(t, x, _GELU, _GELU_END, arch), 0.5)
+    return t.done(x * _cut(t, share, 0.0, arch))
 
 
 def _ratio(t: Terms, x: Expr, coefficients: tuple[float, ...], end: float, arch: str) -> Expr:
@@ -70,5 +70,5 @@ def _ratio(t: Terms, x: Expr, coefficients: tuple[float, ...], end: float, arch:
     return polynomial(t, z, coefficients, arch)
 
 
-def _cut(t: Terms, value: Expr, arch: str) -> Expr:
-    return nan_min(nan_max(value, t.number(-1.0), arch), t.number(1.0), arch)
+def _cut(t: Terms, value: Expr, low: float, arch: str) -> Expr:
+    return nan_min(nan_max(value, t.number(low), arch), t.number(1.0), arch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import struct
 from typing import Any
 
@@ -147,3 +148,22 @@ def test_products_and_sums_are_contracted_without_fast_math(cpu: str) -> None:
     compiled = tvm.compile(tvm.IRModule({"kernel": function}), target=tvm.target.Target(MACHINES[cpu].llvm_target)).mod
     text = next(m for m in (compiled, *compiled.imports) if m.kind == "llvm").inspect_source("asm")
     assert all(f"\t{instruction}" in text for instruction in ASSEMBLY[cpu])
+
+
+def test_coefficients_are_lanes_of_registers_and_not_made_again_in_a_loop() -> None:
+    buffers = [tirx.decl_buffer([tirx.const(1 << 10, "int64")], "float32", n) for n in "xy"]
+    i = tirx.Var("i", "int64")
+    where = [tirx.Ramp(i * 4, tirx.const(1, "int64"), 4)]
+    loop = tirx.For(
+        i,
+        tirx.const(0, "int64"),
+        tirx.const(1 << 8, "int64"),
+        tirx.ForKind.SERIAL,
+        tirx.BufferStore(buffers[1], call("gelu", tirx.BufferLoad(buffers[0], where)), where),
+    )
+    function = tirx.PrimFunc(buffers, loop).with_attr("global_symbol", "kernel").with_attr("tirx.noalias", True)
+    target = tvm.target.Target(MACHINES["cortex-a72"].llvm_target)
+    with target:
+        compiled = tvm.compile(tvm.IRModule({"kernel": function}), target=target).mod
+    text = next(m for m in (compiled, *compiled.imports) if m.kind == "llvm").inspect_source("asm")
+    assert len(re.findall(r"\tfmla\tv\d+.4s, v\d+.4s, v\d+.s\[", text)) == 10  # of GELU's 14, all but the constant terms of its blocks
