@@ -90,6 +90,7 @@ def export(program: Program) -> torch.export.ExportedProgram:
         node = next(n for n in program.graph.nodes if n.op == "get_attr" and n.target == name)
         kind, prefix = _kind(program, name)
         lifted[name] = placeholder = graph.placeholder(f"{prefix}_{name.replace('.', '_')}")
+        placeholder.target = placeholder.name  # FX spells `LayerNorm` as `layer_norm`; torch's decompositions want one name
         placeholder.meta = dict(node.meta)
         specs.append(InputSpec(kind, TensorArgument(placeholder.name), name, persistent=True if kind is InputKind.BUFFER else None))
         del tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -57,3 +59,22 @@ def test_several_outputs_keep_their_names(tmp_path):
     program = trace_function(lambda x: {"a": x + 1, "b": (x * 2, x)}, torch.ones(2))
     archive.save(program, tmp_path / "p.pt2")
     assert [s.name for s in archive.load(tmp_path / "p.pt2").signature.outputs] == ["a", "b.0", "b.1"]
+
+
+def test_torch_decomposes_an_archive_whose_weights_have_capitals(tmp_path):
+    """FX spells names of inputs in its own way: torch's exporters fail where that differs from what it was asked for."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.LayerNorm = nn.LayerNorm(4)
+
+        def forward(self, x, mask):
+            return self.LayerNorm(x) * mask
+
+    program = trace(Masked(), (torch.randn(2, 4), torch.ones(2, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of its own code
+        decomposed = archive.export(program).run_decompositions()
+    x, mask = torch.randn(2, 4), torch.tensor([[1.0], [0.5]])
+    torch.testing.assert_close(decomposed.module()(x, mask)[0], program(x, mask)[0])
