@@ -56,16 +56,16 @@ def legalize_once(module: tvm.IRModule) -> tvm.IRModule:
         return fuse(tvm.relax.transform.FoldConstant()(legalize(dispatched)))
 
 
-def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path) -> list[Choice]:
+def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path, prefer: str = "speed") -> list[Choice]:
     """Write the library that runs `main` of a legalized module on `machine`; return which rule made each kernel.
 
-    The same module gives the same bytes.
+    The same module gives the same bytes. `prefer`: `speed` or `size`.
 
     Raises InternalError where TVM cannot build what the lowering made, OSError for a full disk.
     """
     with tempfile.TemporaryDirectory() as folder:
         with _tvm_errors(f"build the model for {machine.cpu.name}"):
-            kernels, choices = schedule(module, machine)
+            kernels, choices = schedule(module, machine, prefer)
             objects = compile_objects(kernels, machine, Path(folder))
         output.parent.mkdir(parents=True, exist_ok=True)
         tools.link_shared(objects, output)
@@ -73,13 +73,20 @@ def build(module: tvm.IRModule, machine: Machine, tools: Toolchain, output: Path
 
 
 def build_standalone(
-    module: tvm.IRModule, machine: Machine, tools: Toolchain, interface: Interface, symbol: str, output: Path, archive: Path | None = None
+    module: tvm.IRModule,
+    machine: Machine,
+    tools: Toolchain,
+    interface: Interface,
+    symbol: str,
+    output: Path,
+    archive: Path | None = None,
+    prefer: str = "speed",
 ) -> tuple[Mapping[str, int], list[Choice]]:
     """Write the library of `main` that needs no runtime, and the static one where `archive` names it.
 
     Returns the memory plan, and which rule made each kernel.
 
-    `symbol`: the C name of the model. Raises NotStandaloneError where the program needs a runtime; else as `build`.
+    `symbol`: the C name of the model; `prefer`: `speed` or `size`. Raises NotStandaloneError where the program needs a runtime; else as `build`.
     """
     import tvm
 
@@ -87,7 +94,7 @@ def build_standalone(
     with tempfile.TemporaryDirectory() as folder:
         _require_space(Path(folder))
         with _tvm_errors(f"build the model for {machine.cpu.name}"):
-            kernels, choices = schedule(module, machine)
+            kernels, choices = schedule(module, machine, prefer)
             built = library.compile_objects(kernels, target, interface, tools, symbol, Path(folder))
         library.link_shared(built, tools, output)
         if archive:

@@ -26,8 +26,8 @@ def fuse(module: tvm.IRModule) -> tvm.IRModule:
         return tvm.transform.Sequential(passes)(assign_layouts(module))
 
 
-def schedule(module: tvm.IRModule, machine: Machine) -> tuple[tvm.IRModule, list[Choice]]:
-    """The kernels of a fused module for a machine, and which rule made each."""
+def schedule(module: tvm.IRModule, machine: Machine, prefer: str = "speed") -> tuple[tvm.IRModule, list[Choice]]:
+    """The kernels of a fused module for a machine, and which rule made each. `prefer`: `speed` or `size`."""
     vector_math.install()
     allow_vectors_of_isnan()
-    return schedule_functions(module, CORES[machine.cpu.name])
+    return schedule_functions(module, CORES[machine.cpu.name], prefer)

@@ -43,14 +43,16 @@ class TvmCpu(Target):
     """A CPU. `threads`: how many the model is run with; the library is the same for any number.
 
     `runtime`: `c`, a library that needs none, or `vm`, TVM's virtual machine, which also runs dynamic dimensions without
-    an upper bound. `symbol`: the C name of the model. `device_runtime`: the folder of the device's TVM runtime, `""` for
-    the user's cache.
+    an upper bound. `prefer`: `speed`, or `size` for no schedule that stores weights larger than they are (convolutions of
+    three taps become slower and half as large). `symbol`: the C name of the model. `device_runtime`: the folder of the
+    device's TVM runtime, `""` for the user's cache.
     """
 
     architectures: ClassVar[tuple[str, ...]]
 
     threads: int = 1
     runtime: str = "c"
+    prefer: str = "speed"
     symbol: str = "compiled_model"
     device_runtime: str = ""
 
@@ -64,6 +66,8 @@ class TvmCpu(Target):
             raise UsageError(f"threads is {self.threads}, want 1..256")
         if self.runtime not in ("c", "vm"):
             raise UsageError(f"runtime is {self.runtime!r}, want c or vm")
+        if self.prefer not in ("speed", "size"):
+            raise UsageError(f"prefer is {self.prefer!r}, want speed or size")
         if not re.fullmatch(r"[A-Za-z_]\w*", self.symbol, re.ASCII) or self.symbol.startswith("edgecc_"):
             raise UsageError(f"symbol is {self.symbol!r}, want a C name that does not begin with edgecc_")
         return machine_of(self.name, self.architectures, cpu, triple)
@@ -97,22 +101,23 @@ class TvmCpu(Target):
         runtime, memory = self.runtime, None
         if runtime == "c":
             try:
-                memory, choices = build_standalone(module, self.machine, tools, ports, self.symbol, directory / MODEL, directory / ARCHIVE)
+                outputs = directory / MODEL, directory / ARCHIVE
+                memory, choices = build_standalone(module, self.machine, tools, ports, self.symbol, *outputs, self.prefer)
                 write_files(directory, self.machine, ports, self.symbol, memory)
             except NotStandaloneError as error:
                 runtime = "vm"
                 context.remarks.add(Remark("missed", self.name, "", f"the artifact needs the TVM runtime (runtime=vm): {error}"))
         if runtime == "vm":
-            choices = build(module, self.machine, tools, directory / MODEL)
+            choices = build(module, self.machine, tools, directory / MODEL, self.prefer)
         for choice in choices:
             context.remarks.add(Remark("note", self.name, choice.function, f"scheduled by: {choice.rule}"))
         host = None if self.machine.is_this_machine() else host_machine()
         if host:
             context.progress.detail(f"build {HOST_MODEL} for {host.cpu.name}")
             if runtime == "c":
-                build_standalone(module, host, toolchain(host.triple), ports, self.symbol, directory / HOST_MODEL)
+                build_standalone(module, host, toolchain(host.triple), ports, self.symbol, directory / HOST_MODEL, prefer=self.prefer)
             else:
-                build(module, host, toolchain(host.triple), directory / HOST_MODEL)
+                build(module, host, toolchain(host.triple), directory / HOST_MODEL, self.prefer)
         unbuilt = write_device_folder(directory / "device", self.machine, ports, runtime, self.threads, self._runtime_root())
         facts = {
             "cpu": self.machine.cpu.name,

@@ -49,8 +49,8 @@ def run(module, arrays):
     return out.numpy() if hasattr(out, "numpy") else [o.numpy() for o in out]
 
 
-def scheduled(module, cpu=None):
-    return schedule_functions(module, CORES[cpu or host_machine().cpu.name])
+def scheduled(module, cpu=None, prefer="speed"):
+    return schedule_functions(module, CORES[cpu or host_machine().cpu.name], prefer)
 
 
 def check(compute, arrays, want, constants=(), dynamic=None, cpu=None, tolerance=2e-5):

@@ -132,7 +132,7 @@ def test_convolution(cpu, size, channels, out, kernel, stride, padding, dilation
     want = torch.relu(torch.conv2d(x, w, b, stride, padding, dilation, groups)).permute(0, 2, 3, 1)
     arrays = [x.permute(0, 2, 3, 1).contiguous().numpy(), w.permute(2, 3, 1, 0).contiguous().numpy(), b.numpy()]
     rule = check(convolution(stride, padding, dilation, groups), arrays, want.numpy(), constants={1, 2}, cpu=cpu)
-    assert rule.startswith("contraction")
+    assert rule.split("; ")[-1].startswith("contraction")
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -130,7 +130,11 @@ def test_a_damaged_library_is_a_broken_contract(tmp_path: Path) -> None:
 
 
 def test_unknown_runtimes_and_symbols_that_are_no_c_names_are_refused() -> None:
-    for options, message in (({"runtime": "jit"}, "runtime is 'jit', want c or vm"), ({"symbol": "1x"}, "symbol is '1x', want a C name")):
+    for options, message in (
+        ({"runtime": "jit"}, "runtime is 'jit', want c or vm"),
+        ({"symbol": "1x"}, "symbol is '1x', want a C name"),
+        ({"prefer": "accuracy"}, "prefer is 'accuracy', want speed or size"),
+    ):
         with pytest.raises(UsageError, match=message):
             X86Cpu(**options)  # type: ignore[arg-type]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,14 +92,13 @@ class _Planner:
             first,
             together(self.core, tile, inner.extent, total),
         )
-        function_buffers = self._operands(product)
-        function = kernel_function([b for b, _ in function_buffers] + self.kernel.outputs, self.kernel.sizes, product.code())
+        factors = [product.left.buffer, product.right]
+        operands = [b for b in self.epilogue.operands() if not any(b.same_as(f) for f in factors)]
+        function = kernel_function([*factors, *operands, *self.kernel.outputs], self.kernel.sizes, product.code())
+        sources = [self._source(b) for b in (*factors, *operands)]
+        in_place = [len(factors) + i for i in self.epilogue.in_place(operands)]
         outputs = list(range(len(self.kernel.outputs)))
-        self.steps.append(
-            Step(
-                self.kernel.name, [s for _, s in function_buffers], self.kernel.outputs, function, outputs, self._in_place(function_buffers)
-            )
-        )
+        self.steps.append(Step(self.kernel.name, sources, self.kernel.outputs, function, outputs, in_place))
         order = "columns" if first else "rows"
         return Plan(f"contraction {tile.rows}x{tile.columns} {tile.left}, {order} outside", self.steps)
 
@@ -134,7 +132,7 @@ class _Planner:
         stage = self.kernel.stage_of(source)
         if stage is None:
             return operand
-        made = _ancestors(self.kernel, stage)
+        made = ancestors(self.kernel, stage)
         inputs = [p for p in self.kernel.params if not self.kernel.is_output(p) and any(_reads(s, p) for s in made)]
         part = Kernel(f"{self.kernel.name}_{source.name}", [*inputs, source], [source], made, self.kernel.sizes)
         plan = pointwise(part, self.core, frozenset())
@@ -194,59 +192,8 @@ class _Planner:
         self.steps.append(Step(f"{self.kernel.name}_{side}", [self._source(source)], [packed], function))
         self.sources.append((packed, Temp(len(self.steps) - 1)))
 
-    def _operands(self, product: Product) -> list[tuple[Buffer, Source]]:
-        """The buffers that the product reads, and where they come from."""
-        wanted = [product.left.buffer, product.right]
-        for output in self.kernel.outputs:
-            stage = self.kernel.stage_of(output)
-            if stage is None or stage is self.epilogue.sums:
-                continue
-            value = self.kernel.element(output, [a.var for a in stage.axes], lambda b: b.same_as(self.epilogue.sums.buffer))
-            wanted += [b for b in reads(value) if not b.same_as(self.epilogue.sums.buffer)]
-        if self.epilogue.seed is not None:
-            wanted.append(self.epilogue.seed.source)
-        unique: list[Buffer] = []
-        for buffer in wanted:
-            if not any(buffer.same_as(b) for b in unique):
-                unique.append(buffer)
-        return [(b, self._source(b)) for b in unique]
 
-    def _in_place(self, operands: Sequence[tuple[Buffer, Source]]) -> list[int]:
-        """Operands that only the epilogue reads, at the element that it writes."""
-        output = self.kernel.outputs[0]
-        stage = self.kernel.stage_of(output)
-        if stage is None or stage is self.epilogue.sums or len(self.kernel.outputs) > 1:  # another output may still read it
-            return []
-        place = [a.var for a in stage.axes]
-        value = self.kernel.element(output, place, lambda b: b.same_as(self.epilogue.sums.buffer))
-        found = []
-        for number, (buffer, _) in enumerate(operands[2:], 2):
-            where = [x for x in _loads(value) if x.source.same_as(buffer)]
-            same = len(buffer.ty.shape) == len(place) and all(len(x.indices) == len(place) for x in where)
-            if (
-                same
-                and where
-                and all(i.same_as(v) for x in where for i, v in zip(x.indices, place, strict=True))
-                and _alike(buffer, output)
-            ):
-                found.append(number)
-        return found
-
-
-def _alike(a: Buffer, b: Buffer) -> bool:
-    from edgecc.targets.tvm_cpu.schedules.access import equal
-    from edgecc.targets.tvm_cpu.schedules.stage import shape
-
-    return str(a.ty.dtype) == str(b.ty.dtype) and all(equal(x, y) for x, y in zip(shape(a), shape(b), strict=True))
-
-
-def _loads(value: Any) -> list[Any]:
-    from edgecc.targets.tvm_cpu.schedules.stage import loads
-
-    return list(loads(value))
-
-
-def _ancestors(kernel: Kernel, stage: Stage) -> list[Stage]:
+def ancestors(kernel: Kernel, stage: Stage) -> list[Stage]:
     """The stages that a stage needs, and itself, in order."""
     needed = [stage]
     for candidate in reversed(kernel.stages[: kernel.stages.index(stage)]):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecc.targets.tvm_cpu.schedules.code import Buffer, Expr, index
-from edgecc.targets.tvm_cpu.schedules.stage import Kernel, Stage, loads, replace, variables
+from edgecc.targets.tvm_cpu.schedules.stage import Kernel, Stage, loads, reads, replace, shape, variables
 
 # functions of many instructions: code for them is written once a row, not once a register
 _COSTLY = frozenset(
@@ -44,6 +44,38 @@ class Epilogue:
             found.append((output, position, put))
         return found
 
+    def operands(self) -> list[Buffer]:
+        """The buffers that the outputs and the seed read beside the sums, once each."""
+        found: list[Buffer] = []
+        for output in self.kernel.outputs:
+            stage = self.kernel.stage_of(output)
+            if stage is not None and stage is not self.sums:
+                found += reads(self._of(output, stage))
+        if self.seed is not None:
+            found.append(self.seed.source)
+        unique = [b for number, b in enumerate(found) if not any(b.same_as(other) for other in found[:number])]
+        return [b for b in unique if not b.same_as(self.sums.buffer)]
+
+    def in_place(self, operands: Sequence[Buffer]) -> list[int]:
+        """Which operands the first output may overlap: they are read at the element that is written, and nowhere else."""
+        output = self.kernel.outputs[0]
+        stage = self.kernel.stage_of(output)
+        if stage is None or stage is self.sums or len(self.kernel.outputs) > 1:  # another output may still read it
+            return []
+        place = [a.var for a in stage.axes]
+        value = self._of(output, stage)
+        found = []
+        for number, buffer in enumerate(operands):
+            where = [x for x in loads(value) if x.source.same_as(buffer)]
+            here = all(len(x.indices) == len(place) and all(i.same_as(v) for i, v in zip(x.indices, place, strict=True)) for x in where)
+            if where and here and _alike(buffer, output):
+                found.append(number)
+        return found
+
+    def _of(self, output: Buffer, stage: Stage) -> Expr:
+        """An element of an output over the sums, at the axes of its stage."""
+        return self.kernel.element(output, [a.var for a in stage.axes], lambda b: b.same_as(self.sums.buffer))
+
     @property
     def is_costly(self) -> bool:
         import tvm
@@ -60,7 +92,7 @@ class Epilogue:
             stage = self.kernel.stage_of(output)
             if stage is None or stage is self.sums:
                 continue
-            value = self.kernel.element(output, [a.var for a in stage.axes], lambda b: b.same_as(self.sums.buffer))
+            value = self._of(output, stage)
             tvm_ffi.structural_walk(value, (tvm.ir.Call, see), order="post")
             tvm_ffi.structural_walk(value, (tirx.Div, found.append), order="post")
         return bool(found)
@@ -96,6 +128,11 @@ def _pointwise(kernel: Kernel, output: Buffer, stage: Stage) -> bool:
 
 def _at(load: Any, place: Sequence[Any], stage: Stage) -> bool:
     return all(i.same_as(v) or (a.extent == 1) for i, v, a in zip(load.indices, place, stage.axes, strict=True))
+
+
+def _alike(a: Buffer, b: Buffer) -> bool:
+    same_rank = len(shape(a)) == len(shape(b))
+    return str(a.ty.dtype) == str(b.ty.dtype) and same_rank and all(_same(x, y) for x, y in zip(shape(a), shape(b), strict=True))
 
 
 def _same(a: Any, b: Any) -> bool:

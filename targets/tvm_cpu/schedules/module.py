@@ -24,14 +24,14 @@ class Choice:
     rule: str
 
 
-def schedule_functions(module: Any, core: Core) -> tuple[Any, list[Choice]]:
+def schedule_functions(module: Any, core: Core, prefer: str = "speed") -> tuple[Any, list[Choice]]:
     """A tvm.IRModule whose `main` calls kernels, and the choice for each function in the order of the first call.
 
-    A function is planned once for each set of its parameters that are constants.
+    A function is planned once for each set of its parameters that are constants. `prefer`: a key of rules.RULES.
     """
     from edgecc.targets.tvm_cpu.schedules.rewriter import rewriter
 
-    planner = _Planner(module, core)
+    planner = _Planner(module, core, prefer)
     rewritten = rewriter()(module, planner).run()
     return rewritten, planner.choices
 
@@ -39,8 +39,8 @@ def schedule_functions(module: Any, core: Core) -> tuple[Any, list[Choice]]:
 class _Planner:
     """Plans of functions, one for each set of constant parameters."""
 
-    def __init__(self, module: Any, core: Core) -> None:
-        self.module, self.core = module, core
+    def __init__(self, module: Any, core: Core, prefer: str) -> None:
+        self.module, self.core, self.prefer = module, core, prefer
         self.choices: list[Choice] = []
         self._plans: dict[tuple[str, frozenset[int]], tuple[Kernel, Plan] | None] = {}
 
@@ -58,7 +58,7 @@ class _Planner:
             self.choices.append(Choice(name, "by hand"))
             return None
         kernel.stages = [_as_computed(s, self.core.arch) for s in kernel.stages]
-        plan = plan_kernel(kernel, self.core, constants)
+        plan = plan_kernel(kernel, self.core, constants, self.prefer)
         self.choices.append(Choice(name, plan.rule))
         return kernel, plan
 
