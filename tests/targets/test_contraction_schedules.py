@@ -12,6 +12,7 @@ from edgecc.targets.tvm_cpu.schedules.core import CORES
 from edgecc.targets.tvm_cpu.schedules.epilogue import epilogue_of
 from edgecc.targets.tvm_cpu.schedules.plan import Param
 from edgecc.targets.tvm_cpu.schedules.stage import read
+from edgecc.targets.tvm_cpu.standalone.ranges import outermost_parallel
 from tests.targets.schedule_host import check
 
 CPUS = ["x86-64-v3", "cortex-a72"]  # tiles of either kind: broadcast, and by lane or in panels; the code runs on this machine
@@ -170,3 +171,15 @@ def test_the_sums_start_from_a_bias_along_the_columns_alone(rows, starts_from_bi
     stage = kernel.stages[0]
     epilogue = epilogue_of(kernel, stage, recognise(kernel, stage).column.var)
     assert (epilogue.seed is not None) == starts_from_bias
+
+
+@pytest.mark.parametrize("rows, columns", [(128, 384), (128, 1000), (3, 100)])
+def test_rows_are_shared_among_threads_where_panels_are_few(rows, columns):
+    x, w = (
+        te.placeholder(tuple(tirx.const(n, "int64") for n in shape), name=n) for n, shape in (("x", (rows, 256)), ("w", (256, columns)))
+    )
+    kernel = read("function", te.create_prim_func([x, w, product(x, w)]))
+    plan = contract(kernel, CORES["skylake-avx512"], frozenset({1}))
+    assert "columns outside" in plan.rule
+    _, parts = outermost_parallel(plan.steps[-1].function)
+    assert parts >= min(32, rows // 4)

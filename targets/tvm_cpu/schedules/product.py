@@ -18,6 +18,7 @@ from edgecc.targets.tvm_cpu.schedules.epilogue import Epilogue, seed_value
 from edgecc.targets.tvm_cpu.schedules.stage import replace
 from edgecc.targets.tvm_cpu.schedules.tiles import Tile
 
+_TASKS = 32  # parts to divide among threads: enough that some of them are equal for any small number of threads
 VECTOR = 4  # elements along the depth that are loaded at once and multiplied by lane
 
 
@@ -69,13 +70,20 @@ class Product:
         blocks = ceil_divide(self.inner.extent, self.tile.rows)
         batch = Group(self.contraction.batch)
         walked = Group(tuple(a for g in self.outer for a in g.axes))
-        around = batch.extent * (self.panels if self.panels_first else walked.extent * (blocks // self.together))
+        shares = self._shares(walked.extent, blocks) if self.panels_first else 1
+        around = batch.extent * (self.panels * shares if self.panels_first else walked.extent * (blocks // self.together))
         with code.loop("p", around, "parallel") as p:
             left, right = _flat(code, self.left.buffer), _flat(code, self.right)
             if self.panels_first:
-                panel, rest = _divided(p, self.panels)
+                share, rest = _divided(p, shares)
+                panel, rest = _divided(rest, self.panels)
                 where = batch.split(rest)
-                with code.loop("rows", walked.extent) as r, code.loop("block", blocks) as block:
+                rows, tiles = (walked.extent, blocks // shares) if walked.extent == 1 else (walked.extent // shares, blocks)
+                with code.loop("rows", rows) as r, code.loop("block", tiles) as block:
+                    if walked.extent == 1:
+                        block = share * tiles + block
+                    else:
+                        r = share * rows + r
                     self._columns(code, (left, right), {**where, **walked.split(r)}, rest, panel, block)
             else:
                 several, rest = _divided(p, blocks // self.together)
@@ -84,6 +92,13 @@ class Product:
                 with code.loop("panel", self.panels) as panel, code.loop("block", self.together) as block:
                     self._columns(code, (left, right), where, rest, panel, several * self.together + block)
         return code
+
+    def _shares(self, rows: Any, blocks: Any) -> int:
+        """Into how many shares the rows of a panel are divided, so that threads have equal parts of few panels."""
+        units, tasks = blocks if rows == 1 else rows, Group(self.contraction.batch).extent * self.panels
+        if not isinstance(units, int) or not isinstance(tasks, int):
+            return 1
+        return next((n for n in range(1, units) if units % n == 0 and tasks * n >= _TASKS), units)
 
     # -- the kinds of tiles
 
