@@ -10,10 +10,11 @@ from edgecc.targets.tvm_cpu.schedules.contraction import Contraction, Group, Ope
 from edgecc.targets.tvm_cpu.schedules.core import Core
 from edgecc.targets.tvm_cpu.schedules.epilogue import epilogue_of
 from edgecc.targets.tvm_cpu.schedules.panels import pack_panels, packer
+from edgecc.targets.tvm_cpu.schedules.pieces import ceil_divide
 from edgecc.targets.tvm_cpu.schedules.plan import Operand as Source
 from edgecc.targets.tvm_cpu.schedules.plan import Packed, Param, Plan, Step, Temp, kernel_function
 from edgecc.targets.tvm_cpu.schedules.pointwise import pointwise
-from edgecc.targets.tvm_cpu.schedules.product import Left, Product, ceil_divide
+from edgecc.targets.tvm_cpu.schedules.product import Left, Product
 from edgecc.targets.tvm_cpu.schedules.stage import Kernel, Stage, reads
 from edgecc.targets.tvm_cpu.schedules.tiles import Tile, choose, columns_first, cost, together
 

@@ -16,8 +16,8 @@ import numpy as np
 from edgecc.targets.tvm_cpu.schedules.access import Linear, size_of
 from edgecc.targets.tvm_cpu.schedules.code import Buffer, Code, Expr, index, vector
 from edgecc.targets.tvm_cpu.schedules.contraction import Contraction, Group
+from edgecc.targets.tvm_cpu.schedules.pieces import ceil_divide
 from edgecc.targets.tvm_cpu.schedules.plan import Pack
-from edgecc.targets.tvm_cpu.schedules.product import ceil_divide
 from edgecc.targets.tvm_cpu.schedules.tiles import Tile
 
 

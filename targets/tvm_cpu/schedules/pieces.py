@@ -62,3 +62,19 @@ def pieces(code: Code, start: Expr, extent: Any, lanes: int, unroll: int, step: 
             step(start + done, 1, width)
             done += width
         width //= 2
+
+
+def ceil_divide(a: Any, b: int) -> Any:
+    from tvm import tirx
+
+    return -(-a // b) if isinstance(a, int) else tirx.floordiv(index(a) + (b - 1), index(b))
+
+
+def chunks(count: int) -> list[tuple[int, int]]:
+    """`count` elements as vectors of a power of two, the widest first: where each starts and how wide it is."""
+    found, at = [], 0
+    while at < count:
+        width = 1 << (count - at).bit_length() - 1
+        found.append((at, width))
+        at += width
+    return found

@@ -15,6 +15,7 @@ from edgecc.targets.tvm_cpu.schedules.access import Linear
 from edgecc.targets.tvm_cpu.schedules.code import Buffer, Code, Expr, index, splat, vector
 from edgecc.targets.tvm_cpu.schedules.contraction import Contraction, Group
 from edgecc.targets.tvm_cpu.schedules.epilogue import Epilogue, seed_value
+from edgecc.targets.tvm_cpu.schedules.pieces import ceil_divide, chunks
 from edgecc.targets.tvm_cpu.schedules.stage import replace
 from edgecc.targets.tvm_cpu.schedules.tiles import Tile
 
@@ -385,22 +386,6 @@ class Product:
         else:
             with code.loop("l", columns) as lane:
                 put(first + lane, offset + lane)
-
-
-def ceil_divide(a: Any, b: int) -> Any:
-    from tvm import tirx
-
-    return -(-a // b) if isinstance(a, int) else tirx.floordiv(index(a) + (b - 1), index(b))
-
-
-def chunks(count: int) -> list[tuple[int, int]]:
-    """`count` elements as vectors of a power of two, the widest first: where each starts and how wide it is."""
-    found, at = [], 0
-    while at < count:
-        width = 1 << (count - at).bit_length() - 1
-        found.append((at, width))
-        at += width
-    return found
 
 
 def _divided(position: Expr, extent: Any) -> tuple[Expr, Expr]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +59,8 @@ class DataTransform:
         """Threads share the rows."""
         code = Code()
         rows = self.form.data_rows
-        with code.loop("row", _product(rows), "parallel") as row:
-            made = code.flat(self.made, _product(int(n) for n in self.made.ty.shape))
+        with code.loop("row", math.prod(rows), "parallel") as row:
+            made = code.flat(self.made, math.prod(int(n) for n in self.made.ty.shape))
             where = [code.bind("at", w) for w in _split(row, rows)]
             for parts in itertools.product(*self.sections[:-1]):
                 chosen = [(w, p) for w, p, n in zip(where, parts, rows, strict=True) if p != (0, n)]
@@ -69,7 +71,7 @@ class DataTransform:
 
     def _row(self, code: Code, made: Buffer, row: Expr, places: Sequence[Expr], parts: Sequence[Section]) -> None:
         channels, tiles = int(self.form.channel.extent), self.form.tiles
-        plane = _product(self.form.data_rows) * tiles * channels
+        plane = math.prod(self.form.data_rows) * tiles * channels
         for start, count in self.sections[-1]:
             with code.loop("tile", count, start=start) as tile:
                 for channel, lanes in vectors(code, channels, self.lanes):
@@ -153,8 +155,6 @@ def _transformed(r: Registers, d: Sequence[Expr]) -> list[Expr]:
 
 def _when(code: Code, chosen: Sequence[tuple[Expr, Section]]) -> Any:
     """A block for the positions that are in their sections."""
-    import contextlib
-
     from tvm import tirx
 
     if not chosen:
@@ -175,10 +175,3 @@ def _split(position: Expr, sizes: Sequence[int]) -> list[Expr]:
         found.insert(0, position if number == 0 else tirx.floormod(position, index(size)))
         position = tirx.floordiv(position, index(size)) if number else position
     return found
-
-
-def _product(sizes: Any) -> int:
-    total = 1
-    for n in sizes:
-        total *= n
-    return total

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgecc.targets.tvm_cpu.schedules.code import Buffer, Code, Expr, index, vector
 from edgecc.targets.tvm_cpu.schedules.contraction import Contraction
-from edgecc.targets.tvm_cpu.schedules.product import chunks
+from edgecc.targets.tvm_cpu.schedules.pieces import chunks
 from edgecc.targets.tvm_cpu.schedules.stage import Axis
 
 OUTPUTS, TAPS = 4, 3
