@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from torch import fx
 
+from edgecc.errors import UsageError
+
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
     from edgecc.pipeline.context import PassContext
+    from edgecc.targeting.lint import LintReport
     from edgecc.targeting.timing import Contestant
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -109,3 +112,10 @@ class Target(ABC):
         `case`: a folder with input0.npy, ...; `folder`: where programs may be built.
         """
         return {}
+
+    def lint(self, file: Path, profile: str) -> LintReport:
+        """Check a finished file, which edgecc need not have made, by the target's rules, without running it.
+
+        Raises UsageError where the target has no rules, does not know the profile or cannot read the file; MissingToolError.
+        """
+        raise UsageError(f"target {self.name!r} has no lint", hint="edgecc lint FILE.onnx --trt 10.15")

@@ -1,0 +1,192 @@
+"""Graph: a read-only view of an ONNX file, with inlined functions, inferred types and shapes, and what is constant.
+
+External data stays on disk: a weight is mapped into memory when a rule reads it, and only where the file holds it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+
+from edgecc.errors import UsageError
+from edgecc.targets.tensorrt.lint.external import fault
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+LIMIT = 1 << 31  # bytes that one protobuf message can hold
+_UNFOLDABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`nodes` in the order of execution, those of subgraphs after the node that holds them.
+
+    `constants`: values that TensorRT can know when it builds; `opsets`: the default domain's version, by function or `""`;
+    `closed`: functions whose body could not be inlined.
+    """
+
+    file: Path
+    model: ir.Model
+    nodes: tuple[ir.Node, ...]
+    constants: frozenset[ir.Value]
+    opsets: dict[str, int]
+    closed: tuple[str, ...]
+
+    @property
+    def opset(self) -> int:
+        return self.opsets[""]
+
+    @property
+    def inputs(self) -> list[ir.Value]:
+        """The inputs that a caller gives: not those that an initializer fills."""
+        return [v for v in self.model.graph.inputs if not v.is_initializer()]
+
+    def of(self, *operators: str) -> Iterator[ir.Node]:
+        """Nodes of the default domain by operator."""
+        return (n for n in self.nodes if n.op_type in operators and n.domain in DEFAULT_DOMAINS)
+
+    def initializers(self) -> Iterator[ir.Value]:
+        """Weights of the graph and of every subgraph, each once."""
+        graphs = {id(n.graph): n.graph for n in self.nodes if n.graph is not None}
+        for graph in {id(self.model.graph): self.model.graph, **graphs}.values():
+            if isinstance(graph, ir.Graph):
+                yield from graph.initializers.values()
+
+    def values(self) -> Iterator[ir.Value]:
+        """Every tensor: inputs, weights and what nodes make."""
+        yield from self.inputs
+        yield from self.initializers()
+        for node in self.nodes:
+            yield from (v for v in node.outputs if v.name)
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        return value is not None and value in self.constants
+
+    def read(self, value: ir.Value | None) -> Array | None:
+        """The numbers of a constant, through Identity and Cast; None where it is none or the file does not hold it."""
+        if value is None or value not in self.constants:
+            return None
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is not None:
+            if isinstance(tensor, ir.ExternalTensor) and fault(tensor):
+                return None
+            return None if tensor.dtype == ir.DataType.STRING else tensor.numpy()
+        node = value.producer()
+        return self.read(node.inputs[0]) if node is not None and node.op_type in ("Identity", "Cast") else None
+
+
+def producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
+    """The node of the default domain that makes a value, None where it is another operator than those asked for."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.domain in DEFAULT_DOMAINS and (not operators or node.op_type in operators) else None
+
+
+def operand(node: ir.Node, index: int) -> ir.Value | None:
+    """An input, None where an optional one is absent."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return value if value is not None and value.name else None
+
+
+def shape(value: ir.Value | None) -> list[int | str | None] | None:
+    """Sizes, symbols and unknowns; None where even the rank is unknown."""
+    if value is None or value.shape is None:
+        return None
+    return [d if isinstance(d, int) else d.value for d in value.shape]
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    found = node.attributes.get(name)
+    return default if found is None or found.is_ref() else found.value
+
+
+def load(file: Path) -> Graph:
+    """Read a file of less than `LIMIT` bytes. Raises UsageError where it is no ONNX model."""
+    proto = _parse(file)
+    try:
+        model = ir.from_proto(proto)
+    except (ir.serde.SerdeError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is not a valid ONNX model: {error}", hint="onnx.checker.check_model says more") from error
+    ir.external_data.set_base_dir(model.graph, str(file.parent))
+    version = _default(model.opset_imports)
+    opsets = {"": version, **{f.name: _default(f.opset_imports) or version for f in model.functions.values()}}
+    closed = _inline(model)
+    quiet = logging.getLogger("onnx_ir")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)  # a shape that cannot be inferred is rule T14, not a log line
+    try:
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    finally:
+        quiet.setLevel(level)
+    nodes = tuple(model.graph.all_nodes())
+    _check_defined(file, model, nodes)
+    return Graph(file, model, nodes, _constants(model, nodes), opsets, closed)
+
+
+def _parse(file: Path) -> onnx.ModelProto:
+    try:
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(file.read_bytes())
+    except DecodeError as error:
+        raise UsageError(f"{file} is not an ONNX model, or is cut short: {error}", hint="export the model again") from error
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise UsageError(f"{file} is not an ONNX model: it holds no graph", hint="export the model again")
+    if not proto.opset_import:
+        raise UsageError(f"{file} is not a valid ONNX model: it names no opset", hint="export the model again")
+    return proto
+
+
+def _default(imports: dict[str, int]) -> int:
+    return imports.get("", imports.get("ai.onnx", 0))
+
+
+def _inline(model: ir.Model) -> tuple[str, ...]:
+    """Put function bodies where they are called; those that cannot be are named."""
+    here = dict(model.opset_imports)
+
+    def fits(function: ir.Function) -> bool:
+        return all(here.get(domain, version) == version for domain, version in function.opset_imports.items())
+
+    closed = tuple(f.name for f in model.functions.values() if not fits(f))
+    try:
+        InlinePass(criteria=fits)(model)
+    except ir.passes.PassError as error:
+        raise UsageError(
+            f"the functions of the model cannot be inlined: {error}", hint="functions may not call each other in a circle"
+        ) from error
+    return closed
+
+
+def _check_defined(file: Path, model: ir.Model, nodes: tuple[ir.Node, ...]) -> None:
+    """Raises UsageError where a node reads what nothing makes."""
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value.name and not value.is_initializer() and not value.is_graph_input() and value.producer() is None:
+                raise UsageError(
+                    f"{file} is not a valid ONNX model: node {node.name!r} ({node.op_type}) reads {value.name!r}, which nothing makes",
+                    hint="export the model again",
+                )
+
+
+def _constants(model: ir.Model, nodes: tuple[ir.Node, ...]) -> frozenset[ir.Value]:
+    """Weights, Constant nodes, shapes that are static, and what is computed from these alone."""
+    found: set[ir.Value] = set(model.graph.initializers.values())
+    for node in nodes:
+        if isinstance(node.graph, ir.Graph):
+            found.update(node.graph.initializers.values())
+        given = [v for v in node.inputs if v is not None and v.name]
+        static = node.op_type in ("Shape", "Size") and all(isinstance(d, int) for d in shape(node.inputs[0]) or [None])
+        folds = all(v in found for v in given) and (given or node.op_type == "Constant")
+        holds = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+        if (static or folds) and not holds and node.op_type not in _UNFOLDABLE and node.domain in DEFAULT_DOMAINS:
+            found.update(node.outputs)
+    return frozenset(found)
