@@ -52,7 +52,7 @@ class LintReport:
         if refusing:
             said = f"fails {len(refusing)} of {rules} ({', '.join(refusing)})"
         elif broken:
-            said = f"passes {count - len(broken)} of {rules}, without an error in the rest ({', '.join(broken)})"
+            said = f"passes {count - len(broken)} of {rules} and warns by {len(broken)} ({', '.join(broken)})"
         else:
             said = f"passes {rules}"
         return f"{said}; {self.runtime} itself was not run: confirm with  {self.commands[0]}"

@@ -22,6 +22,7 @@ from edgecc.targets.tensorrt.lint.external import fault
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 LIMIT = 1 << 31  # bytes that one protobuf message can hold
+SPARSE = "edgecc.sparse"  # metadata of a Constant whose tensor was sparse
 _UNFOLDABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 Array = np.ndarray[Any, Any]
 
@@ -75,13 +76,24 @@ class Graph:
         """The numbers of a constant, through Identity and Cast; None where it is none or the file does not hold it."""
         if value is None or value not in self.constants:
             return None
+        node = value.producer()
+        if node is not None and SPARSE in node.metadata_props:
+            return None
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is not None:
-            if isinstance(tensor, ir.ExternalTensor) and fault(tensor):
-                return None
-            return None if tensor.dtype == ir.DataType.STRING else tensor.numpy()
-        node = value.producer()
+            return self._numbers(value, tensor)
         return self.read(node.inputs[0]) if node is not None and node.op_type in ("Identity", "Cast") else None
+
+    def _numbers(self, value: ir.Value, tensor: ir.TensorProtocol) -> Array | None:
+        if tensor.dtype == ir.DataType.STRING or (isinstance(tensor, ir.ExternalTensor) and fault(tensor)):
+            return None
+        try:
+            return tensor.numpy()
+        except ValueError as error:
+            raise UsageError(
+                f"{self.file} is not a valid ONNX model: the data of {value.name!r} do not fit its shape {list(tensor.shape)}: {error}",
+                hint="export the model again",
+            ) from error
 
 
 def producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
@@ -114,7 +126,7 @@ def load(file: Path) -> Graph:
     try:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{file} is not a valid ONNX model: {error}", hint="onnx.checker.check_model says more") from error
+        raise UsageError(f"{file} is not a valid ONNX model: {_root(error)}", hint="onnx.checker.check_model says more") from error
     ir.external_data.set_base_dir(model.graph, str(file.parent))
     version = _default(model.opset_imports)
     opsets = {"": version, **{f.name: _default(f.opset_imports) or version for f in model.functions.values()}}
@@ -142,7 +154,30 @@ def _parse(file: Path) -> onnx.ModelProto:
         raise UsageError(f"{file} is not an ONNX model: it holds no graph", hint="export the model again")
     if not proto.opset_import:
         raise UsageError(f"{file} is not a valid ONNX model: it names no opset", hint="export the model again")
+    _replace_sparse(proto.graph)
     return proto
+
+
+def _replace_sparse(graph: onnx.GraphProto) -> None:
+    """Mark Constants of a sparse tensor, which onnx-ir does not read and TensorRT does not take, and keep their shape."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+                sparse = attribute.sparse_tensor
+                dense = onnx.TensorProto(data_type=sparse.values.data_type, dims=sparse.dims)
+                node.metadata_props.add(key=SPARSE, value=attribute.name)
+                attribute.Clear()
+                attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
+                attribute.t.CopyFrom(dense)
+            elif attribute.type == onnx.AttributeProto.GRAPH:
+                _replace_sparse(attribute.g)
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first cause: onnx-ir wraps an error once for each level of the model."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _default(imports: dict[str, int]) -> int:

@@ -31,7 +31,16 @@ INSTEAD = {
 }
 #: Operators whose types are those of another input than the first, or of the output.
 _TYPED_BY = {"Where": 1, "OneHot": 2}
-_TYPED_BY_OUTPUT = {"Constant", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform"}
+_TYPED_BY_OUTPUT = {
+    "Constant",
+    "ConstantOfShape",
+    "EyeLike",
+    "RandomNormal",
+    "RandomUniform",
+    "BlackmanWindow",
+    "HammingWindow",
+    "HannWindow",
+}
 _NOT_TYPED = {"DequantizeLinear", "If", "Loop", "Scan", "Attention", "NonZero"}
 
 
@@ -54,6 +63,11 @@ def supported(graph: Graph, profile: Profile) -> Iterator[Hit]:
                     "cast to a documented type; some importers take more than the table says",
                     "W",
                 )
+
+
+def is_read(node: ir.Node, profile: Profile) -> bool:
+    """Whether the parser takes the operator at all."""
+    return node.domain in DEFAULT_DOMAINS and node.op_type in profile.operators
 
 
 def _type(node: ir.Node) -> str | None:

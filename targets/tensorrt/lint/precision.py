@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecc.targets.tensorrt.lint.graph import Graph, producer
+from edgecc.targets.tensorrt.lint.operators import is_read
 from edgecc.targets.tensorrt.lint.profiles import Profile
 from edgecc.targets.tensorrt.lint.rule import Hit
 
@@ -49,7 +50,7 @@ def held_types(graph: Graph, profile: Profile) -> Iterator[Hit]:
     """T06: no float64, UINT8 only as input or output, quantized types only between Q and DQ (onnx-tensorrt docs/operators.md, notes)."""
     for value in graph.values():
         dtype = value.dtype
-        if dtype is None:
+        if dtype is None or _between_refused(value, profile):
             continue
         name = NAMES.get(dtype, dtype.name)
         if name == "DOUBLE":
@@ -62,6 +63,13 @@ def held_types(graph: Graph, profile: Profile) -> Iterator[Hit]:
             yield Hit(value, "it is uint8 inside of the network", "cast uint8 inputs at once, and to uint8 only for an output")
         elif dtype in QUANTIZED:
             yield Hit(value, f"it is {name} outside of Q/DQ")
+
+
+def _between_refused(value: ir.Value, profile: Profile) -> bool:
+    """Whether operators that T02 and T03 refuse are the reason for an integer type: there is nothing else to mend."""
+    around = [n for n in (value.producer(), *value.consumers()) if n is not None and n.op_type not in QDQ]
+    integers = value.dtype in (*QUANTIZED, ir.DataType.UINT8)
+    return integers and bool(around) and not any(is_read(node, profile) for node in around)
 
 
 def _belongs_to_qdq(value: ir.Value) -> bool:

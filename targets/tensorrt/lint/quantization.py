@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecc.targets.tensorrt.lint.graph import Array, Graph, attribute, operand, producer, shape
+from edgecc.targets.tensorrt.lint.operators import is_read
 from edgecc.targets.tensorrt.lint.precision import QDQ, QUANTIZED
 from edgecc.targets.tensorrt.lint.profiles import Profile
 from edgecc.targets.tensorrt.lint.rule import Hit
@@ -190,11 +191,13 @@ def _block_fault(graph: Graph, kind: str | None, sizes: list[int | str | None], 
 
 
 def pairs(graph: Graph, profile: Profile) -> Iterator[Hit]:
-    """Q08: what Q makes of an activation, only DQ reads, with the same scale."""
+    """Q08: what Q makes of an activation, only DQ reads, with the same scale. Readers that T02 and T03 refuse are theirs."""
     for node in graph.of("QuantizeLinear"):
         if graph.is_constant(operand(node, 0)):
             continue
         for user in node.outputs[0].consumers():
+            if not is_read(user, profile):
+                continue
             if user.op_type != "DequantizeLinear":
                 yield Hit(
                     node, f"{user.op_type} {user.name} reads the quantized numbers", "dequantize before every operator: Q is followed by DQ"

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from edgecc.targets.tensorrt.lint.graph import Graph, attribute, operand, shape
+from edgecc.targets.tensorrt.lint.graph import SPARSE, Graph, attribute, operand, shape
 
 MODES = {
     "mode": ("nearest", "linear"),
@@ -37,8 +37,8 @@ def _first_output_only(graph: Graph, node: ir.Node, _: int) -> str:
 
 
 def _numeric_constant(graph: Graph, node: ir.Node, _: int) -> str:
-    found = [n for n in ("sparse_value", "value_string", "value_strings") if n in node.attributes]
-    return f"it holds a {found[0]}" if found else ""
+    found = [n for n in ("value_string", "value_strings") if n in node.attributes] or [node.metadata_props.get(SPARSE, "")]
+    return f"it holds a {found[0]}" if found[0] else ""
 
 
 def _constant(graph: Graph, node: ir.Node, index: int) -> str:
