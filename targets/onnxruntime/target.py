@@ -1,0 +1,19 @@
+"""onnxruntime: an ONNX file for ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgecc.targets.onnx_common.target import OnnxTarget
+
+
+@dataclass(frozen=True)
+class OnnxRuntime(OnnxTarget):
+    """ONNX Runtime on a CPU."""
+
+    name: ClassVar[str] = "onnxruntime"
+
+    @property
+    def note(self) -> str:
+        return ""
