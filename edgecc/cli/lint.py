@@ -23,8 +23,6 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, session: Session) -> Answer:
-    session.terminal.progress.expect(1)
-    session.terminal.progress.step(f"reading {args.file}")
     target = settings.registry(args.load).create_target("tensorrt", {})
     report = target.lint(args.file, args.trt)
     return Answer(report.as_dict(), 1 if report.errors else 0)

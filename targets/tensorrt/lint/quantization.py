@@ -19,8 +19,6 @@ from edgecc.targets.tensorrt.lint.rule import Hit
 
 #: Weighted operators that take a bias as input 2. MatMul takes none.
 BIASED = ("Conv", "ConvTranspose", "Gemm")
-#: Sizes of blocks along one axis (TensorRT documentation, Quantization Schemes).
-BLOCKS = {"INT4": (64, 128), "FP4": (16,), "FP8": (32,)}
 _CARRY = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast")
 
 
@@ -157,39 +155,6 @@ def biases(graph: Graph, profile: Profile) -> Iterator[Hit]:
             )
 
 
-def blocks(graph: Graph, profile: Profile) -> Iterator[Hit]:
-    """Q07: blocks go along one axis, in sizes that TensorRT has; INT4 and blocks are for weights, and need opset 21."""
-    for node in graph.of(*QDQ):
-        kind = QUANTIZED.get(quantized_type(node) or ir.DataType.UNDEFINED)
-        sizes, data = shape(operand(node, 1)), shape(operand(node, 0))
-        blocked = sizes is not None and len(sizes) > 1 and any(d != 1 for d in sizes)
-        if kind == "INT4" and not graph.is_constant(operand(node, 0)) and producer(operand(node, 0), "QuantizeLinear") is None:
-            yield Hit(node, "it quantizes an activation to int4", "int4 is for weights: quantize activations to int8 or fp8")
-        elif kind == "INT4" and data and isinstance(data[-1], int) and data[-1] % 2:
-            yield Hit(
-                node, f"its last dimension is {data[-1]}: two int4 numbers share a byte", "quantize weights whose last dimension is even"
-            )
-        elif blocked and sizes is not None:
-            wrong = _block_fault(graph, kind, sizes, data)
-            if wrong:
-                yield Hit(node, wrong)
-
-
-def _block_fault(graph: Graph, kind: str | None, sizes: list[int | str | None], data: list[int | str | None] | None) -> str:
-    if graph.opset < 21:
-        return f"its scales are in blocks, which DequantizeLinear has from opset 21, not in {graph.opset}"
-    if kind not in BLOCKS:
-        return f"{kind or 'its type'} is quantized in blocks, which TensorRT does for {', '.join(BLOCKS)} only"
-    if data is None or len(data) != len(sizes):
-        return ""
-    lengths = [d // s for d, s in zip(data, sizes, strict=True) if isinstance(d, int) and isinstance(s, int) and s and d != s]
-    if len(lengths) > 1:
-        return f"{len(lengths)} axes are in blocks, want 1"
-    if lengths and lengths[0] not in BLOCKS[kind]:
-        return f"blocks of {kind} have {lengths[0]} numbers, want {' or '.join(map(str, BLOCKS[kind]))}"
-    return ""
-
-
 def pairs(graph: Graph, profile: Profile) -> Iterator[Hit]:
     """Q08: what Q makes of an activation, only DQ reads, with the same scale. Readers that T02 and T03 refuse are theirs."""
     for node in graph.of("QuantizeLinear"):
@@ -210,4 +175,6 @@ def _same(graph: Graph, one: ir.Value | None, other: ir.Value | None) -> bool:
     if one is other:
         return True
     first, second = graph.read(one), graph.read(other)
-    return first is None or second is None or bool(np.array_equal(first.reshape(-1), second.reshape(-1)))
+    if first is None or second is None:
+        return True
+    return bool(np.array_equal(first.reshape(-1).astype(np.float32), second.reshape(-1).astype(np.float32), equal_nan=True))

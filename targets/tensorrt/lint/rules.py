@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgecc.targets.tensorrt.lint import operators, patterns, placement, precision, quantization, shapes, structure
+from edgecc.targets.tensorrt.lint import blocks, operators, patterns, placement, precision, quantization, shapes, structure
 from edgecc.targets.tensorrt.lint.rule import Rule
 
 _TABLE = "onnx-tensorrt docs/operators.md"
@@ -114,7 +114,7 @@ RULES: tuple[Rule, ...] = (
         "blocks have a size and a type that TensorRT has",
         "use blocks of 64 or 128 for int4, 16 for fp4",
         f"{_DOCS}, Working with Quantized Types: Quantization Schemes",
-        quantization.blocks,
+        blocks.sizes,
     ),
     Rule("Q08", "E", "Q is followed by DQ of the same scale", "give the pair one scale", _EXPLICIT, quantization.pairs),
     Rule(
