@@ -106,7 +106,7 @@ def export(program: Program) -> torch.export.ExportedProgram:
     signature = ExportGraphSignature(specs, [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in results])
     parameters = {n: t for n, t in _stored(program).items() if isinstance(t, torch.nn.Parameter)}
     buffers = {n: t for n, t in _stored(program).items() if n not in parameters}
-    return torch.export.ExportedProgram(
+    exported = torch.export.ExportedProgram(
         fx.GraphModule({}, graph),
         graph,
         signature,
@@ -116,6 +116,10 @@ def export(program: Program) -> torch.export.ExportedProgram:
         (tuple(program.examples), {}),
         constants={},
     )
+    # no public way (torch 2.13): these are Python over the names that the first tracing gave the inputs, which
+    # run_decompositions would execute; the signature has the bounds
+    exported._guards_code = []
+    return exported
 
 
 def _stored(program: Program) -> dict[str, torch.Tensor]:
