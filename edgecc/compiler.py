@@ -29,7 +29,7 @@ from edgecc.recipe import Recipe
 from edgecc.registry import Registry
 from edgecc.report import RecordCost, Report
 from edgecc.targeting import support
-from edgecc.targeting.base import Target
+from edgecc.targeting.base import Lowered, Target
 
 Eager = Callable[..., tuple[torch.Tensor, ...]]
 
@@ -69,12 +69,12 @@ def compile_job(job: Job) -> CompileResult:
         report, context, outputs = _rewrite(job, [Dump(directory / "ir")] if options.dump_ir else [])
         job.progress.step(f"lowering for {job.target.name}")
         lowered = timed(report, "lower", lambda: job.target.lower(job.program, directory, context))
-        report.model_bytes = (directory / lowered.deployable).stat().st_size
+        report.model_bytes = sum((directory / name).stat().st_size for name in (lowered.deployable, *lowered.beside))
         report.memory = lowered.facts.get("memory")
         names = [s.name for s in job.program.signature.inputs], [s.name for s in job.program.signature.outputs]
         reference.write(directory / "reference", names, context.samples, outputs)
         (directory / "recipe.toml").write_text(job.recipe.to_toml())
-        manifest = _manifest(job, lowered.deployable, dict(lowered.facts), directory)
+        manifest = _manifest(job, lowered, directory)
         artifact.write_json(directory / "manifest.json", manifest)
         if options.verify != "off":
             timed(report, "verify", lambda: _verify(job, directory, manifest, report, context))
@@ -174,18 +174,19 @@ def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report,
         raise verification.mismatch(lines, verification.locate(job.program, job.target, context.samples[0], tolerance), job.target.name)
 
 
-def _manifest(job: Job, deployable: str, facts: dict[str, Any], directory: Path) -> dict[str, Any]:
+def _manifest(job: Job, lowered: Lowered, directory: Path) -> dict[str, Any]:
     return {
         "schema": artifact.SCHEMA,
         "target": job.target.name,
         "target_options": asdict(job.target),
         "model": job.recipe.model,
         "command": "edgecc compile --recipe recipe.toml" if job.recipe.model else "edgecc.compile(...)",
-        "deployable": deployable,
+        "deployable": lowered.deployable,
+        **({"beside": list(lowered.beside)} if lowered.beside else {}),
         **verification.describe_interface(job.program.signature),
         "seed": job.recipe.options.seed,
         "tolerance": job.recipe.options.tolerance,
-        "facts": facts,
+        "facts": dict(lowered.facts),
         "versions": {name: _version(name) for name in ("edgecc", "torch", "numpy")},
         "files": artifact.digests(directory),
     }

@@ -101,6 +101,7 @@ def export(program: Program) -> torch.export.ExportedProgram:
             continue
         copies[node] = graph.node_copy(node, copies.__getitem__)
         if node.op == "placeholder":
+            copies[node].target = copies[node].name  # FX spells `input` as `input_1`, as above
             specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(copies[node].name), None))
     results = [copies[n] for n in program.outputs()]
     signature = ExportGraphSignature(specs, [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in results])

@@ -62,10 +62,11 @@ class Runner(ABC):
 
 @dataclass(frozen=True)
 class Lowered:
-    """What `lower` wrote: the file to deploy, and facts for manifest.json (JSON values)."""
+    """What `lower` wrote: the file to deploy, facts for manifest.json (JSON values), and files that it must have beside it."""
 
     deployable: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    beside: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

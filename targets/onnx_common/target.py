@@ -80,9 +80,9 @@ class OnnxTarget(Target):
         context.progress.detail(f"lower to ONNX, opset {self.opset}")
         refused = support.refusals(program, self._own())
         model = self._export(program, refused, context) if refused else lower(program, self.opset, attention=self.attention)
-        files = write(model, directory)
-        facts = {"opset": self.opset, "threads": self.threads, "nodes": len(model.graph), "files": files, "exporter": bool(refused)}
-        return Lowered(MODEL, facts)
+        beside = write(model, directory)
+        facts = {"opset": self.opset, "threads": self.threads, "nodes": len(model.graph), "exporter": bool(refused)}
+        return Lowered(MODEL, facts, beside)
 
     def _export(self, program: Program, refused: Mapping[tuple[str, str], Any], context: PassContext) -> Any:
         names = ", ".join(f"{operator} ({reason})" for operator, reason in refused)

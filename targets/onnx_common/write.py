@@ -11,7 +11,7 @@ _SMALL = 1024  # bytes of a tensor that stays in the model file, where runtimes 
 
 
 def write(model: Any, directory: Path) -> list[str]:
-    """Write an onnx_ir.Model and give the names of the files.
+    """Write an onnx_ir.Model, and give the names of the files beside it.
 
     Weights go to disk tensor by tensor from the memory that they have; a transposed one is copied while it is written.
     Equal models give equal bytes. ONNX external data: the location is relative to model.onnx.
@@ -21,6 +21,6 @@ def write(model: Any, directory: Path) -> list[str]:
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values())
     if total <= _EMBEDDED:
         ir.save(model, directory / MODEL)
-        return [MODEL]
+        return []
     ir.save(model, directory / MODEL, external_data=DATA, size_threshold_bytes=_SMALL)
-    return [MODEL, DATA]
+    return [DATA]
