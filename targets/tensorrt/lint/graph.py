@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class Graph:
             return None
         try:
             return tensor.numpy()
-        except ValueError as error:
+        except (ValueError, AssertionError) as error:  # onnx-ir asserts that the data have a type that they can have
             raise UsageError(
                 f"{self.file} is not a valid ONNX model: the data of {value.name!r} do not fit its shape {list(tensor.shape)}: {error}",
                 hint="export the model again",
@@ -123,24 +124,31 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
 def load(file: Path) -> Graph:
     """Read a file of less than `LIMIT` bytes. Raises UsageError where it is no ONNX model."""
     proto = _parse(file)
-    try:
-        model = ir.from_proto(proto)
-    except (ir.serde.SerdeError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{file} is not a valid ONNX model: {_root(error)}", hint="onnx.checker.check_model says more") from error
-    ir.external_data.set_base_dir(model.graph, str(file.parent))
-    version = _default(model.opset_imports)
-    opsets = {"": version, **{f.name: _default(f.opset_imports) or version for f in model.functions.values()}}
-    closed = _inline(model)
-    quiet = logging.getLogger("onnx_ir")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)  # a shape that cannot be inferred is rule T14, not a log line
-    try:
+    with _quiet():
+        try:
+            model = ir.from_proto(proto)
+        except (ir.serde.SerdeError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{file} is not a valid ONNX model: {_root(error)}", hint="onnx.checker.check_model says more") from error
+        ir.external_data.set_base_dir(model.graph, str(file.parent))
+        version = _default(model.opset_imports)
+        opsets = {"": version, **{f.name: _default(f.opset_imports) or version for f in model.functions.values()}}
+        _check_defined(file, model)
+        closed = _inline(model)
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    finally:
-        quiet.setLevel(level)
     nodes = tuple(model.graph.all_nodes())
-    _check_defined(file, model, nodes)
     return Graph(file, model, nodes, _constants(model, nodes), opsets, closed)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log lines of onnx-ir: what it would warn of is an error here or a rule."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _parse(file: Path) -> onnx.ModelProto:
@@ -201,9 +209,9 @@ def _inline(model: ir.Model) -> tuple[str, ...]:
     return closed
 
 
-def _check_defined(file: Path, model: ir.Model, nodes: tuple[ir.Node, ...]) -> None:
+def _check_defined(file: Path, model: ir.Model) -> None:
     """Raises UsageError where a node reads what nothing makes."""
-    for node in nodes:
+    for node in model.graph.all_nodes():
         for value in node.inputs:
             if value is not None and value.name and not value.is_initializer() and not value.is_graph_input() and value.producer() is None:
                 raise UsageError(

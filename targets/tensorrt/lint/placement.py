@@ -1,7 +1,7 @@
-"""Rules on where Q/DQ pairs stand, which costs speed or accuracy and breaks nothing.
+"""Rules on where Q/DQ pairs stand: what they say costs speed or accuracy, and bars no build unless a scale is absurd.
 
-TensorRT documentation, Explicit Quantization: Q/DQ Layer-Placement Recommendations. NOTE the weighted operators are those
-that multiply by weights or matrices: their inputs are quantized, and their outputs go on in high precision.
+TensorRT documentation, Explicit Quantization, Q/DQ Layer-Placement Recommendations: the inputs of operators that multiply by
+weights are quantized, and their outputs go on in high precision.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
+
 from edgecc.errors import UsageError
 from edgecc.targeting.lint import Finding, LintReport
 from edgecc.targets.tensorrt.lint.graph import LIMIT, Graph, load, shape
@@ -27,9 +29,21 @@ def create(file: Path, profile: Profile) -> LintReport:
     if size >= LIMIT:
         hit = Hit(None, f"the file has {size:,} bytes, protobuf reads less than {LIMIT:,}")
         return LintReport(str(file), "TensorRT", profile.name, (_finding(T10, hit),), (T10.id,), _commands(file, profile, None))
-    graph = load(file)
-    findings = tuple(_finding(rule, hit) for rule in RULES for hit in rule.check(graph, profile))
+    try:
+        graph = load(file)
+        findings = tuple(_finding(rule, hit) for rule in RULES for hit in rule.check(graph, profile))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        _refuse_invalid(file)  # rules take nodes to have the inputs and attributes that ONNX wants
+        raise
     return LintReport(str(file), "TensorRT", profile.name, findings, tuple(r.id for r in RULES), _commands(file, profile, graph))
+
+
+def _refuse_invalid(file: Path) -> None:
+    """Raises UsageError where ONNX's own checker refuses the model."""
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UsageError(f"{file} is not a valid ONNX model: {error}", hint="export the model again") from error
 
 
 def _finding(rule: Rule, hit: Hit) -> Finding:

@@ -61,6 +61,12 @@ def test_a_tensor_that_nothing_makes(tmp_path):
         lint(model.save(tmp_path, model.op("Add", "x", "absent")), "10.15")
 
 
+def test_a_node_that_onnx_itself_refuses(tmp_path):
+    model = Model(x=("f32", ["batch", "n"]))
+    with pytest.raises(UsageError, match="is not a valid ONNX model"):
+        lint(model.save(tmp_path, model.op("Hardmax", "x", axis=7)), "10.15")
+
+
 def test_a_weight_whose_bytes_do_not_fit(tmp_path):
     model = Model(x=("f32", ["batch", 32]))
     proto = model.proto(model.qdq("x"))
