@@ -10,7 +10,8 @@ import onnx
 
 from edgecc.errors import UsageError
 from edgecc.targeting.lint import Finding, LintReport
-from edgecc.targets.tensorrt.lint.graph import LIMIT, Graph, load, shape
+from edgecc.targets.tensorrt.lint.graph import Graph, shape
+from edgecc.targets.tensorrt.lint.load import LIMIT, load
 from edgecc.targets.tensorrt.lint.profiles import Profile
 from edgecc.targets.tensorrt.lint.rule import Hit, Rule
 from edgecc.targets.tensorrt.lint.rules import RULES, T10

@@ -43,6 +43,13 @@ def test_a_foreign_domain_needs_a_plugin(tmp_path):
     assert "'com.microsoft'" in finding.found
 
 
+def test_an_operator_of_tensorrts_own_is_said_not_to_be_checked(tmp_path):
+    model = Model(x=("f32", ["batch", 4]))
+    y = model.op("EfficientNMS_TRT", "x", domain="trt.plugins")
+    (finding,) = lint(model.save(tmp_path, (y, "f32", ["batch", 4])), "10.15").findings
+    assert (finding.rule, finding.severity) == ("T02", "W") and "no rule checks it" in finding.found
+
+
 def function(opset=20):
     body = [helper.make_node("Relu", ["a"], ["b"], name="inner")]
     return helper.make_function("my.domain", "Mine", ["a"], ["b"], body, [helper.make_opsetid("", opset)])
