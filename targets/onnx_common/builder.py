@@ -45,6 +45,7 @@ class Builder:
         self._tensors: dict[Value, torch.Tensor] = {}
         self._initializers: dict[Any, Value] = {}
         self._turned: dict[Value, tuple[Value, list[int]]] = {}
+        self._grown: dict[Value, tuple[Value, list[int]]] = {}
         signature = program.signature
         self._dims = {d.symbol: d.name for d in signature.dims}
         self._names = {s.name for s in (*signature.inputs, *signature.outputs)} | set(program.weights())
@@ -232,7 +233,8 @@ class Builder:
         if list(order) == list(range(len(order))):
             return x
         if self.tensor_of(x) is not None:
-            turned = self.derived([x], "".join(["transposed", *map(str, order)]), lambda t: t.permute(*order))
+            suffix = "transposed" if list(order) == [1, 0] else "_".join(["transposed", *map(str, order)])
+            turned = self.derived([x], suffix, lambda t: t.permute(*order))
             self._turned[turned] = x, list(order)
             return turned
         return self.op("Transpose", x, perm=list(order), sizes=[self.sizes(x)[k] for k in order])
@@ -244,13 +246,18 @@ class Builder:
         return self.transpose(x, order)
 
     def unsqueeze(self, x: Value, axes: Sequence[int]) -> Value:
-        """x with axes of size 1 at these positions of the result."""
+        """x with axes of size 1 at these positions of the result. An Unsqueeze of an Unsqueeze is one."""
         sizes = list(self.sizes(x))
         for axis in sorted(axes):
             sizes.insert(axis, 1)
         if self.tensor_of(x) is not None:
             return self.reshape(x, sizes)
-        return self.op("Unsqueeze", x, self.shapes.vector(list(axes)), sizes=sizes)
+        source, inner = self._grown.get(x, (x, []))
+        others = [k for k in range(len(sizes)) if k not in axes]
+        both = sorted([*axes, *(others[k] for k in inner)])
+        grown = self.op("Unsqueeze", source, self.shapes.vector(both), sizes=sizes)
+        self._grown[grown] = source, both
+        return grown
 
     def squeeze(self, x: Value, axes: Sequence[int]) -> Value:
         """x without these axes of size 1."""

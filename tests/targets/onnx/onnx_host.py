@@ -58,8 +58,8 @@ def check_together(cases: dict[str, Case], tolerance: float = 2e-6, opset: int =
     """Lower all cases as one program, and name those that differ from eager."""
     model = Together(list(cases.values()))
     inputs = [x for _, own in cases.values() for x in own]
-    names = [name for name, (function, own) in cases.items() for _ in as_list(function(*own))]
     results = compiled(trace_function(model, inputs), opset, **options)(*inputs)
+    names = [name for name, (function, own) in cases.items() for _ in as_list(function(*own))]
     wrong = []
     for name, got, want in zip(names, results, model(inputs), strict=True):
         try:
