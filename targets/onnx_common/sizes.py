@@ -91,6 +91,11 @@ def constant_shape(old: Sequence[Size], new: Sequence[Size]) -> list[Size]:
     return shape
 
 
+def dimension_text(size: sympy.Expr, names: Mapping[str, str]) -> str:
+    """A dynamic size over the names of the dimensions, which `names` has by symbol."""
+    return str(size.subs({s: sympy.Symbol(names.get(str(s), str(s)), integer=True, positive=True) for s in size.free_symbols}))
+
+
 class Shapes:
     """Computes sizes at run time. A symbol comes from the first input that has it, alone or as `a*s + b`."""
 
@@ -109,10 +114,6 @@ class Shapes:
             linear = factor.is_Integer and offset.is_Integer and sympy.expand(factor * symbol + offset - size) == 0
             if linear and (symbol.name not in self._source or (size == symbol and self._source[symbol.name][2:] != (1, 0))):
                 self._source[symbol.name] = value, axis, int(factor), int(offset)
-
-    def text(self, size: sympy.Expr, names: Mapping[str, str]) -> str:
-        """A dynamic size over the names of the dimensions."""
-        return str(size.subs({s: sympy.Symbol(names.get(str(s), str(s)), integer=True, positive=True) for s in size.free_symbols}))
 
     def vector(self, sizes: Sequence[Any]) -> Value:
         """Sizes as an int64 tensor of rank 1: a constant, or constants and computed ones joined."""

@@ -157,7 +157,9 @@ def _masked_fill(b: Builder, node: fx.Node, x: Value, mask: Value, value: Value)
 def where(b: Builder, condition: Value, x: Value, y: Value) -> Value:
     """x where the condition is true, else y, both of one dtype. ONNX Runtime has no Where of bool and int16."""
     to = b.dtype(x)
-    through = {torch.bool: torch.uint8, torch.int16: torch.int32}.get(to, to)
+    if to is torch.bool:
+        return b.op("Or", b.op("And", condition, x), b.op("And", b.op("Not", condition), y))
+    through = torch.int32 if to is torch.int16 else to
     return b.cast(b.op("Where", condition, b.cast(x, through), b.cast(y, through), dtype=through), to)
 
 

@@ -31,7 +31,7 @@ def _comparison(kind: str, *, negated: bool = False) -> Handler:
     def lower(b: Builder, node: fx.Node, x: Value, other: Value) -> Value:
         arguments = arguments_of(node)
         common = common_dtype(arguments["x"], arguments["other"])
-        common = torch.uint8 if common is torch.bool and kind != "Equal" else common  # only Equal takes bools
+        common = torch.int32 if common is torch.bool and kind != "Equal" else common  # only Equal takes bools
         found = b.op(kind, b.tensor(x, common), b.tensor(other, common), dtype=torch.bool)
         return b.op("Not", found) if negated else found
 

@@ -43,9 +43,7 @@ def _max_pool(axes: int) -> Callable[..., Value]:
         kernel, pad, spread = each(kernel_size, axes), each(padding, axes), each(dilation, axes)
         strides, sizes = each(stride, axes) if stride else kernel, b.sizes_of(first(node))
         behind = _behind(b, x, sizes, kernel, strides, pad, spread) if ceil_mode else pad
-        dilations = spread if any(d != 1 for d in spread) else None
-        options: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "pads": pad + behind, "dilations": dilations}
-        return _batched(b, x, axes, sizes, lambda t, s: b.op("MaxPool", t, sizes=s, **options))
+        return _pool(b, "MaxPool", x, sizes, kernel, strides, pad, behind, dilations=spread if any(d != 1 for d in spread) else None)
 
     return lower
 
@@ -79,8 +77,7 @@ def _avg_pool(axes: int) -> Callable[..., Value]:
         elif any(extra) and any(pad) and count_include_pad:
             x, pad, behind = _bordered(b, x, pad, pad), [0] * axes, extra
         counted = int(count_include_pad) if any(pad) and not any(extra) else None
-        options: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "pads": pad + behind, "count_include_pad": counted}
-        result = _batched(b, x, axes, sizes, lambda t, s: b.op("AveragePool", t, sizes=s, **options))
+        result = _pool(b, "AveragePool", x, sizes, kernel, strides, pad, behind, count_include_pad=counted)
         return result if divisor_override is None else b.binary("Mul", result, math.prod(kernel) / divisor_override)
 
     return lower
@@ -100,6 +97,30 @@ def _bordered(b: Builder, x: Value, before: Sequence[int], behind: Sequence[int]
     for k in range(len(before)):
         sizes[k - len(before)] = sizes[k - len(before)] + before[k] + behind[k]
     return padded(b, x, border, "constant", 0, sizes)
+
+
+def _pool(
+    b: Builder,
+    kind: str,
+    x: Value,
+    sizes: Sequence[Size],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    before: Sequence[int],
+    behind: Sequence[int],
+    *,
+    dilations: Sequence[int] | None = None,
+    **options: Any,
+) -> Value:
+    """Pool over the last axes of x. Windows over one axis become windows of height 1, as TensorRT pools over two or three."""
+    flat = len(kernel) == 1
+    one, zero = ([1], [0]) if flat else ([], [])
+    options |= {"kernel_shape": [*one, *kernel], "strides": [*one, *strides], "pads": [*zero, *before, *zero, *behind]}
+    options["dilations"] = None if dilations is None else [*one, *dilations]
+    axes, added = len(kernel) + flat, [b.rank(x) - 1] if flat else []
+    data = b.unsqueeze(x, added) if flat else x
+    sizes = [*sizes[:-1], 1, sizes[-1]] if flat else sizes
+    return b.squeeze(_batched(b, data, axes, sizes, lambda t, s: b.op(kind, t, sizes=s, **options)), added)
 
 
 def _batched(b: Builder, x: Value, axes: int, sizes: Sequence[Size], pool: Callable[[Value, Sequence[Size]], Value]) -> Value:
@@ -122,7 +143,7 @@ def _adaptive_pool(kind: str, axes: int) -> Callable[..., Value]:
             return _batched(b, x, axes, sizes, lambda t, s: b.op(f"Global{kind}Pool", t, sizes=s))
         if all(s % w == 0 for s, w in zip(space, wanted, strict=True)):
             kernel = [s // w for s, w in zip(space, wanted, strict=True)]
-            return _batched(b, x, axes, sizes, lambda t, s: b.op(f"{kind}Pool", t, kernel_shape=kernel, strides=kernel, sizes=s))
+            return _pool(b, f"{kind}Pool", x, sizes, kernel, kernel, [0] * axes, [0] * axes)
         for k in range(b.rank(x) - axes, b.rank(x)):
             x = _mean_along(b, x, k, sizes[k]) if kind == "Average" else _maximum_along(b, x, k, sizes[k])
         return x
