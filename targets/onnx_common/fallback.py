@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,8 +27,7 @@ def export(program: Program, opset: int) -> Any:
     """
     if not version("onnxscript"):
         raise MissingToolError("onnxscript is not installed, which PyTorch's ONNX exporter needs", hint=INSTALL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             made = torch.onnx.export(archive.export(program), dynamo=True, opset_version=opset, verbose=False)
         except torch.onnx.OnnxExporterError as error:
@@ -33,6 +35,20 @@ def export(program: Program, opset: int) -> Any:
     assert made is not None
     _name(made.model, program)
     return made.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own warnings: they are about packages that it does not find, not about the model."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _name(model: Any, program: Program) -> None:

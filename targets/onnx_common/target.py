@@ -78,7 +78,7 @@ class OnnxTarget(Target):
         """
         require_onnx()
         context.progress.detail(f"lower to ONNX, opset {self.opset}")
-        refused = support.refusals(program, self._own())
+        refused = support.refusals(program, self._own()) if self.exporter else {}
         model = self._export(program, refused, context) if refused else lower(program, self.opset, attention=self.attention)
         beside = write(model, directory)
         facts = {"opset": self.opset, "threads": self.threads, "nodes": len(model.graph), "exporter": bool(refused)}

@@ -10,7 +10,7 @@ from edgecc.targets.onnx_common.target import OnnxTarget
 
 @dataclass(frozen=True)
 class OnnxRuntime(OnnxTarget):
-    """ONNX Runtime on a CPU."""
+    """An ONNX file, and ONNX Runtime on a CPU to run it."""
 
     name: ClassVar[str] = "onnxruntime"
 

@@ -16,7 +16,10 @@ _PROFILES = {"10.1": 20, "10.15": 24, "11.1": 24}
 
 @dataclass(frozen=True)
 class TensorRT(OnnxTarget):
-    """TensorRT of the release `profile`. The default opset is what the 10.x releases of devices read."""
+    """An ONNX file for TensorRT 10 and 11, which is not run here: ONNX Runtime verifies the numbers.
+
+    `profile`: the release. The default opset is what the 10.x releases on devices read.
+    """
 
     name: ClassVar[str] = "tensorrt"
 

@@ -14,6 +14,7 @@ from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, argumen
 
 aten = torch.ops.aten
 _MASKED = -3e4  # finite, so that no row is NaN; inside of float16, and far below every score
+_STORED = 2**16  # elements of a causal mask that is stored rather than computed
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _shared(b: Builder, x: Value, times: int) -> Value:
 def _causal(b: Builder, scores: Value) -> Value:
     """A large negative number above the diagonal, 0 elsewhere."""
     length, keys = b.sizes(scores)[-2:]
-    if isinstance(length, int) and isinstance(keys, int):
+    if isinstance(length, int) and isinstance(keys, int) and length * keys <= _STORED:
         return b.constant(torch.full((length, keys), _MASKED).triu(1), b.dtype(scores), "causal")
     full = b.expand(b.constant(_MASKED, b.dtype(scores)), [length, keys])
     return b.op("Trilu", full, b.constant(1, torch.int64), sizes=[length, keys])
