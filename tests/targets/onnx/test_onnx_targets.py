@@ -12,6 +12,8 @@ import torch
 import edgecc
 from edgecc.__main__ import main
 from edgecc.errors import ContractError
+from tests import ROOT
+from tests.test_bad_input import EDGES
 
 MODELS = """
 import torch
@@ -89,6 +91,12 @@ def test_what_nobody_writes_is_listed_with_its_lines(compiled, flags, tmp_path, 
     message = capsys.readouterr().err
     assert all(name in message for name in ("aten.linalg_svd", "aten.cumprod", "aten.index.Tensor", "models.py:11"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("factory", EDGES)
+def test_a_model_at_the_edge_is_what_pytorch_computes(factory, tmp_path):
+    model = f"{ROOT / 'tests' / 'odd_models.py'}:{factory}"
+    assert main(["compile", model, "--target", "onnxruntime", "-o", str(tmp_path / "out"), "--progress", "none", "-q"]) == 0
 
 
 def test_a_wrong_input_is_the_runtimes_own_message(compiled, tmp_path):
