@@ -44,7 +44,8 @@ def _attention(
     v are shared by neighbouring heads of q.
     """
     factor = 1 / math.sqrt(b.sizes(query)[-1]) if scale is None else scale
-    mask = Mask() if attn_mask is None else _mask(b, attn_mask, b.dtype(query))
+    given = arguments_of(node)["attn_mask"]
+    mask = Mask() if attn_mask is None else Mask(attn_mask) if _is_finite(b, given) else _mask(b, attn_mask, b.dtype(query))
     if b.attention and b.opset >= 23 and b.rank(query) == 4:
         sizes = [*b.sizes(query)[:-1], b.sizes(value)[-1]]
         result = b.op("Attention", query, key, value, mask.added, scale=float(factor), is_causal=int(is_causal), sizes=sizes)
@@ -88,6 +89,18 @@ def _mask(b: Builder, mask: Value, to: torch.dtype) -> Mask:
     added = b.binary("Max", b.cast(mask, to), _MASKED)
     best = b.reduce("ReduceMax", b.cast(mask, to), [b.rank(mask) - 1], True)
     return Mask(added, b.cast(b.binary("Greater", best, -math.inf, dtype=torch.bool), to))
+
+
+def _is_finite(b: Builder, mask: fx.Node) -> bool:
+    """Whether a mask is a choice between finite numbers, with which PyTorch's own softmax has no NaN either."""
+    if mask.target not in (aten.where.Scalar, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.self):
+        return False
+    return mask.meta["val"].is_floating_point() and all(_is_finite_choice(b, a) for a in mask.args[1:])
+
+
+def _is_finite_choice(b: Builder, value: object) -> bool:
+    held = b.program.weight(value) if isinstance(value, fx.Node) and value.op == "get_attr" else value
+    return bool(held.isfinite().all()) if isinstance(held, torch.Tensor) else isinstance(held, float) and math.isfinite(held)
 
 
 def _constant_mask(b: Builder, mask: torch.Tensor, to: torch.dtype) -> Mask:

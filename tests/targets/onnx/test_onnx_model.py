@@ -163,6 +163,17 @@ def test_attention_is_scaled_before_and_has_nothing_after_softmax():
     assert [n.op_type for n in lower(program, 23, attention=True).graph] == ["Attention"]
 
 
+def test_a_mask_of_finite_numbers_is_added_as_it_is():
+    def attend(q, m):
+        return F.scaled_dot_product_attention(q, q, q, torch.where(m, 0.0, torch.finfo(torch.float32).min))
+
+    q, m = torch.randn(1, 2, 5, 8), torch.rand(1, 1, 5, 5) > 0.5
+    m[0, 0, 1] = False
+    nodes = [n.op_type for n in lower(trace_function(attend, q, m), 20).graph]
+    assert nodes == ["Where", "Mul", "Transpose", "MatMul", "Add", "Softmax", "MatMul"]
+    check(attend, (q, m))
+
+
 @pytest.mark.parametrize(
     ("opset", "kinds"),
     [
