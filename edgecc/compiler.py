@@ -70,7 +70,7 @@ def compile_job(job: Job) -> CompileResult:
         job.progress.step(f"lowering for {job.target.name}")
         lowered = timed(report, "lower", lambda: job.target.lower(job.program, directory, context))
         report.model_bytes = sum((directory / name).stat().st_size for name in (lowered.deployable, *lowered.beside))
-        report.memory = lowered.facts.get("memory")
+        report.memory, report.facts = lowered.facts.get("memory"), lowered.facts
         names = [s.name for s in job.program.signature.inputs], [s.name for s in job.program.signature.outputs]
         reference.write(directory / "reference", names, context.samples, outputs)
         (directory / "recipe.toml").write_text(job.recipe.to_toml())
@@ -78,6 +78,7 @@ def compile_job(job: Job) -> CompileResult:
         artifact.write_json(directory / "manifest.json", manifest)
         if options.verify != "off":
             timed(report, "verify", lambda: _verify(job, directory, manifest, report, context))
+        report.verdict = job.target.verdict(lowered.facts, report.checks[0].distance if report.checks else None)
         report.write(directory)
     return CompileResult(job.output, report, job.program)
 

@@ -123,6 +123,8 @@ def show(document: Document, terminal: Terminal) -> None:
     after = f" -> {summary.size(document['size_bytes']['model'])} on the device" if document["artifact"] else ""
     terminal.print(f"size      {weights} of weights{after}")
     summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
+    if document["verdict"]:
+        terminal.print(f"verdict   {document['verdict']}")
     missed = document["remarks"]["missed"]
     where = f": see {document['artifact']}/remarks.jsonl" if document["artifact"] else ": -v prints them"
     terminal.print(f"remarks   applied {document['remarks']['applied']}, missed {missed}{where if missed else ''}")

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from edgecc.errors import UsageError
+from edgecc.pipeline.numerics import Distance
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
@@ -99,6 +100,13 @@ class Target(ABC):
         `manifest` is manifest.json of the run directory: `inputs`, `outputs` (name, dtype, shape) and `facts`.
         Raises MissingToolError where there is none.
         """
+
+    def verdict(self, facts: Mapping[str, Any], distance: Distance | None) -> str:
+        """A line on what is known of the artifact and what is not, `""` where the checks say it all.
+
+        `facts`: those of `Lowered`; `distance`: of the most faithful runtime to the original model, None where none ran.
+        """
+        return ""
 
     def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
         """Programs of this machine that time the artifact, the first one the most faithful; none where nothing can.
