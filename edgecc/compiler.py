@@ -169,10 +169,17 @@ def edited(text: str, options: CompileOptions, registry: Registry) -> Pipeline:
 def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report, context: PassContext) -> None:
     job.progress.step("running the artifact and comparing it with the original model")
     report.checks = verification.run_checks(job.target.runners(directory, manifest), directory)
-    tolerance = job.recipe.options.tolerance
+    tolerance = _tolerance(job)
     lines = verification.broken(report.checks, tolerance)
     if lines:
         raise verification.mismatch(lines, verification.locate(job.program, job.target, context.samples[0], tolerance), job.target.name)
+
+
+def _tolerance(job: Job) -> float:
+    """What the user states, else what the target's arithmetic needs."""
+    stated = job.recipe.options.tolerance
+    own = job.target.tolerance if stated == CompileOptions.tolerance else None
+    return stated if own is None else own
 
 
 def _manifest(job: Job, lowered: Lowered, directory: Path) -> dict[str, Any]:
@@ -186,7 +193,7 @@ def _manifest(job: Job, lowered: Lowered, directory: Path) -> dict[str, Any]:
         **({"beside": list(lowered.beside)} if lowered.beside else {}),
         **verification.describe_interface(job.program.signature),
         "seed": job.recipe.options.seed,
-        "tolerance": job.recipe.options.tolerance,
+        "tolerance": _tolerance(job),
         "facts": dict(lowered.facts),
         "versions": {name: _version(name) for name in ("edgecc", "torch", "numpy")},
         "files": artifact.digests(directory),

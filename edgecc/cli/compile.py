@@ -29,6 +29,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="the run directory to write (MODEL-TARGET)")
     parser.add_argument("--cpu", help="target option: the processor")
     parser.add_argument("--triple", help="target option: the platform as LLVM names it")
+    parser.add_argument("--precision", help="target option: what the artifact computes in, for example fp16")
     parser.add_argument(
         "--calibration",
         metavar="FILE.npz|DIR",

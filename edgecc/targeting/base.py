@@ -101,6 +101,13 @@ class Target(ABC):
         Raises MissingToolError where there is none.
         """
 
+    @property
+    def tolerance(self) -> float | None:
+        """The largest difference to the model that the target's own arithmetic explains, over the largest magnitude of an
+        output; None for that of float32. A tolerance that the user states is used instead.
+        """
+        return None
+
     def verdict(self, facts: Mapping[str, Any], distance: Distance | None) -> str:
         """A line on what is known of the artifact and what is not, `""` where the checks say it all.
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -15,8 +15,10 @@ from edgecc.errors import UsageError
 from edgecc.targeting import support
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
+from edgecc.targets.onnx_common import half_runner
 from edgecc.targets.onnx_common.fallback import NotExportedError, export
 from edgecc.targets.onnx_common.lowering import DTYPES, OPSETS, lower, refuse
+from edgecc.targets.onnx_common.precision import PRECISIONS, reduce, tolerance
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner, contestant, find_requirements, require_onnx
 from edgecc.targets.onnx_common.write import MODEL, write
 
@@ -36,13 +38,18 @@ _EXPORTED = frozenset({torch.float16, torch.bfloat16})  # dtypes that PyTorch's 
 class OnnxTarget(Target):
     """An ONNX file. `opset`: of the default domain. `threads`: what it is run with. `attention`: whether attention is one
     node, from opset 23 on. `exporter`: whether a model with operators that edgecc does not lower is written by PyTorch's
-    exporter instead.
+    exporter instead. `precision`: fp32, fp16 or bf16, for all but what rounding would break; `float_io`: whether inputs and
+    outputs stay float32 then.
     """
+
+    lacking: ClassVar[Mapping[str, str]] = {}  # why the target has not a precision, by its name
 
     opset: int = 20
     threads: int = 1
     attention: bool = False
     exporter: bool = True
+    precision: str = "fp32"
+    float_io: bool = True
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
@@ -51,6 +58,13 @@ class OnnxTarget(Target):
             raise UsageError(f"threads is {self.threads}, want 1..256")
         if self.attention and self.opset < 23:
             raise UsageError(f"the Attention operator is of opset 23, and opset is {self.opset}", hint="opset=23")
+
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision is {self.precision!r}, want one of {', '.join(PRECISIONS)}")
+        if self.precision in self.lacking:
+            raise UsageError(f"{self.name} has no {self.precision}: {self.lacking[self.precision]}", hint="precision=fp16")
+        if self.precision == "fp32" and not self.float_io:
+            raise UsageError("float_io=false is for half precision, and precision is fp32", hint="precision=fp16")
 
     @property
     @abstractmethod
@@ -80,9 +94,22 @@ class OnnxTarget(Target):
         context.progress.detail(f"lower to ONNX, opset {self.opset}")
         refused = support.refusals(program, self._own()) if self.exporter else {}
         model = self._export(program, refused, context) if refused else lower(program, self.opset, attention=self.attention)
+        reduced = self._reduce(model, program, context)
         beside = write(model, directory)
         facts = {"opset": self.opset, "threads": self.threads, "nodes": len(model.graph), "exporter": bool(refused)}
-        return Lowered(MODEL, facts, beside)
+        return Lowered(MODEL, facts | reduced, beside)
+
+    def _reduce(self, model: Any, program: Program, context: PassContext) -> dict[str, Any]:
+        if self.precision == "fp32":
+            return {"precision": "fp32"}
+        context.progress.detail(f"measure what {self.precision} does to each node")
+        names = [spec.name for spec in program.signature.inputs]
+        return reduce(model, self.precision, names, context, self.name, float_io=self.float_io)
+
+    @property
+    def tolerance(self) -> float | None:
+        """That of float32 where nothing is rounded further."""
+        return None if self.precision == "fp32" else tolerance(self.precision)
 
     def _export(self, program: Program, refused: Mapping[tuple[str, str], Any], context: PassContext) -> Any:
         names = ", ".join(f"{operator} ({reason})" for operator, reason in refused)
@@ -96,7 +123,12 @@ class OnnxTarget(Target):
         return model
 
     def runners(self, directory: Path, manifest: Mapping[str, Any]) -> Sequence[Runner]:
-        return [OnnxRuntimeRunner(directory / MODEL, int(manifest["facts"]["threads"]), self.note)]
+        threads = int(manifest["facts"]["threads"])
+        if self.precision != "fp32":
+            return half_runner.runners(directory / MODEL, threads, self.note, manifest)
+        return [OnnxRuntimeRunner(directory / MODEL, threads, self.note)]
 
     def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
+        if self.precision == "bf16":
+            return []  # ONNX Runtime's CPU has no bfloat16 kernels
         return [contestant(directory / MODEL, threads, self.note)]
