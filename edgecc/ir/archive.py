@@ -28,6 +28,7 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 
 from edgecc.errors import UsageError
+from edgecc.ir import quantized  # noqa: F401  torch reads no archive that calls operators it does not know
 from edgecc.ir.archive_safety import load_checked
 from edgecc.ir.capture import Names, from_exported
 from edgecc.ir.fake import ranges

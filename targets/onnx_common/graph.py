@@ -21,6 +21,8 @@ from edgecc.targets.onnx_common.sizes import broadcast, dimension_text
 
 Value = Any  # onnx_ir.Value
 Size = Any  # int, or a sympy expression over symbols
+#: What stands at every input of a quantized operator, whose origin is theirs: at one more each they would outweigh small weights.
+QDQ = ("QuantizeLinear", "DequantizeLinear")
 #: The least version of the file format that has an opset. onnx.helper.OP_SET_ID_VERSION_MAP
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
 
@@ -107,7 +109,7 @@ class Graph:
         key = dtype, tuple(made.shape), array.tobytes()
         if key in self._initializers:
             return self._initializers[key]
-        short = [str(v) for v in made.flatten().tolist()] if made.numel() <= 4 else [str(self.at.name if self.at else "")]
+        short = [str(v) for v in array.flatten()] if made.numel() <= 4 else [str(self.at.name if self.at else "")]
         return self._initializer(key, self.free(".".join(filter(None, [name or "constant", dtype_name(dtype), *short]))), made)
 
     def _initializer(self, key: Any, name: str, tensor: torch.Tensor) -> Value:
@@ -118,6 +120,19 @@ class Graph:
         self._tensors[value] = tensor
         self._initializers[key] = value
         return value
+
+    def packed_tensor(self, source: Value, kind: str) -> Value:
+        """The integers of an initializer in a type that PyTorch has not, such as INT4."""
+        import onnx_ir as ir
+
+        key = kind, source
+        if key not in self._initializers:
+            dtype, name = ir.DataType[kind], self.free(f"{source.name}.{kind.lower()}")
+            value = ir.Value(name=name, const_value=ir.Tensor(self._tensors[source].numpy().astype(dtype.numpy()), name=name))
+            value.type, value.shape = ir.TensorType(dtype), ir.Shape(self._sizes[source])
+            self._sizes[value] = self._sizes[source]
+            self._initializers[key] = value
+        return self._initializers[key]
 
     # -- nodes
 
@@ -132,7 +147,7 @@ class Graph:
     def ops(
         self, kind: str, *inputs: Value | None, results: Sequence[tuple[torch.dtype, Sequence[Size]]], **attributes: Any
     ) -> list[Value]:
-        """A node with results of these dtypes and sizes. An attribute of None is left out."""
+        """A node with results of these dtypes and sizes. An attribute of None is left out; `domain::kind` is not ONNX's own."""
         import onnx_ir as ir
 
         given = {k: v for k, v in sorted(attributes.items()) if v is not None}
@@ -140,16 +155,17 @@ class Graph:
         if key in self._made:
             return self._made[key]
         assert self.at is not None
-        name = self.free(f"{self.at.name}/{kind}")
+        domain, _, operator = kind.rpartition("::")
+        name = self.free(f"{self.at.name}/{operator}")
         node = ir.Node(
-            "",
-            kind,
+            domain,
+            operator,
             _without_trailing_none(inputs),
             ir.convenience.convert_attributes(given),
             num_outputs=len(results),
             name=name,
-            doc_string=provenance.describe(self.at) or None,
-            metadata_props=_origin(self.at),
+            doc_string=None if operator in QDQ else provenance.describe(self.at) or None,
+            metadata_props={} if operator in QDQ else _origin(self.at),
         )
         for i, (value, (dtype, sizes)) in enumerate(zip(node.outputs, results, strict=True)):
             value.name = name if len(results) == 1 else self.free(f"{name}.{i}")
@@ -179,7 +195,8 @@ class Graph:
         self._drop_unused(results)
         self._untie()
         initializers = [v for v in self._initializers.values() if v.uses()]
-        graph = ir.Graph(self.inputs, results, nodes=self.nodes, initializers=initializers, opset_imports={"": self.opset}, name="model")
+        opsets = {"": self.opset} | {node.domain: 1 for node in self.nodes if node.domain}
+        graph = ir.Graph(self.inputs, results, nodes=self.nodes, initializers=initializers, opset_imports=opsets, name="model")
         return ir.Model(graph, ir_version=IR_VERSIONS[self.opset], producer_name="edgecc")
 
     def _drop_unused(self, results: Sequence[Value]) -> None:
@@ -212,9 +229,9 @@ def _without_trailing_none(inputs: tuple[Value | None, ...]) -> list[Value | Non
 
 
 def _origin(node: fx.Node) -> dict[str, str]:
+    """Where a node comes from; the call itself is in its name."""
     found = {
         "edgecc.module": provenance.module_path(node),
-        "edgecc.node": node.name,
         "edgecc.operator": operator_name(node.target),
         "edgecc.source": provenance.source_line(node),
     }

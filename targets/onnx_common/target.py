@@ -18,6 +18,7 @@ from edgecc.targeting.timing import Contestant
 from edgecc.targets.onnx_common import half_runner
 from edgecc.targets.onnx_common.fallback import NotExportedError, export
 from edgecc.targets.onnx_common.lowering import DTYPES, OPSETS, lower, refuse
+from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
 from edgecc.targets.onnx_common.precision import PRECISIONS, reduce, tolerance
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner, contestant, find_requirements, require_onnx
 from edgecc.targets.onnx_common.write import MODEL, write
@@ -71,16 +72,21 @@ class OnnxTarget(Target):
     def note(self) -> str:
         """What a run in ONNX Runtime does not show of this target."""
 
+    @property
+    def dialect(self) -> Dialect:
+        """How quantized numbers are written."""
+        return PLAIN
+
     def pipeline(self) -> str:
         return _PIPELINE
 
     def capabilities(self) -> Capabilities:
         """What edgecc lowers; with the exporter, what is left is found out by `lower`."""
         own = self._own()
-        return Capabilities(own.dtypes | _EXPORTED, lambda node: None) if self.exporter else own
+        return Capabilities(own.dtypes | _EXPORTED, lambda node: self.dialect.refuse(node, self.opset)) if self.exporter else own
 
     def _own(self) -> Capabilities:
-        return Capabilities(DTYPES, lambda node: refuse(node, self.opset))
+        return Capabilities(DTYPES, lambda node: self.dialect.refuse(node, self.opset) or refuse(node, self.opset))
 
     def requirements(self) -> Sequence[Requirement]:
         return find_requirements()
@@ -93,7 +99,7 @@ class OnnxTarget(Target):
         require_onnx()
         context.progress.detail(f"lower to ONNX, opset {self.opset}")
         refused = support.refusals(program, self._own()) if self.exporter else {}
-        model = self._export(program, refused, context) if refused else lower(program, self.opset, attention=self.attention)
+        model = self._export(program, refused, context) if refused else self._lower(program)
         reduced = self._reduce(model, program, context)
         beside = write(model, directory)
         facts = {"opset": self.opset, "threads": self.threads, "nodes": len(model.graph), "exporter": bool(refused)}
@@ -111,10 +117,13 @@ class OnnxTarget(Target):
         """That of float32 where nothing is rounded further."""
         return None if self.precision == "fp32" else tolerance(self.precision)
 
+    def _lower(self, program: Program) -> Any:
+        return lower(program, self.opset, attention=self.attention, dialect=self.dialect)
+
     def _export(self, program: Program, refused: Mapping[tuple[str, str], Any], context: PassContext) -> Any:
         names = ", ".join(f"{operator} ({reason})" for operator, reason in refused)
         try:
-            model = export(program, self.opset)
+            model = export(self.dialect.rewrite(program), self.opset)
         except NotExportedError as error:
             context.remarks.add(Remark("missed", self.name, "", f"PyTorch's exporter cannot write the model either: {error}"))
             support.check(program, self._own(), self.name)

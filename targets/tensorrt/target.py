@@ -12,6 +12,7 @@ from edgecc.errors import ContractError, UsageError
 from edgecc.pipeline.numerics import Distance
 from edgecc.targeting.base import Lowered
 from edgecc.targeting.lint import LintReport
+from edgecc.targets.onnx_common.lowering.dialect import Dialect
 from edgecc.targets.onnx_common.target import OnnxTarget
 from edgecc.targets.onnx_common.write import MODEL
 from edgecc.targets.tensorrt import sidecar
@@ -40,6 +41,10 @@ class TensorRT(OnnxTarget):
     @property
     def note(self) -> str:
         return "TensorRT itself was not run"
+
+    @property
+    def dialect(self) -> Dialect:
+        return Dialect(symmetric=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

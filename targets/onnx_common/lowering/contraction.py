@@ -6,27 +6,31 @@ import torch
 from torch import fx
 
 from edgecc.targets.onnx_common.builder import Builder, Size
+from edgecc.targets.onnx_common.lowering import blocks
 from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, first, handlers
+from edgecc.targets.onnx_common.lowering.quantization import turned_weight
 from edgecc.targets.onnx_common.sizes import broadcast
 
 aten = torch.ops.aten
 
 
-def linear(b: Builder, x: Value, weight: Value, bias: Value | None) -> Value:
-    """`x @ weight.T + bias`. x [.., in], weight [out, in] -> [.., out].
+def linear(b: Builder, x: Value, weight: Value, bias: Value | None, turned: Value | None = None) -> Value:
+    """`x @ weight.T + bias`. x [.., in], weight [out, in] or `turned` [in, out] -> [.., out].
 
     Gemm takes the weight as it is stored where x has two axes; elsewhere MatMul wants it transposed, which is stored
     instead of it, or computed where something else reads the weight itself.
     """
     if b.rank(x) == 2 and b.rank(weight) == 2:
         return b.op("Gemm", x, weight, bias, transB=1, sizes=[b.sizes(x)[0], b.sizes(weight)[0]])
-    turned = b.swap(weight, 0, 1) if b.rank(weight) > 1 else weight
+    if turned is None:
+        turned = b.swap(weight, 0, 1) if b.rank(weight) > 1 else weight
     product = matmul(b, x, turned)
     return product if bias is None else b.op("Add", product, bias)
 
 
 def _linear(b: Builder, node: fx.Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    return linear(b, x, weight, bias)
+    packed = blocks.product(b, node, x, bias)
+    return linear(b, x, weight, bias, turned_weight(b, node) or blocks.turned_weight(b, node)) if packed is None else packed
 
 
 def matmul(b: Builder, x: Value, y: Value) -> Value:

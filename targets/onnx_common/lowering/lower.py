@@ -12,18 +12,20 @@ from edgecc.ir.ops import operator_name
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
 from edgecc.targets.onnx_common.builder import Builder
+from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
 from edgecc.targets.onnx_common.lowering.handler import arguments_of
 from edgecc.targets.onnx_common.lowering.table import TABLE
 from edgecc.targets.onnx_common.sizes import same_sizes
 
 
-def lower(program: Program, opset: int, *, attention: bool = False) -> Any:
+def lower(program: Program, opset: int, *, attention: bool = False, dialect: Dialect = PLAIN) -> Any:
     """Lower to an onnx_ir.Model of this opset, whose inputs and outputs have the names of the signature.
 
-    `attention`: attention becomes the operator of that name, from opset 23 on. Weights keep their PyTorch names and
-    their memory. Raises InternalError, naming node and source line, where a call that was not refused cannot be lowered.
+    `attention`: attention becomes the operator of that name, from opset 23 on. `dialect`: how quantized numbers are
+    written. Weights keep their PyTorch names and their memory. Raises InternalError, naming node and source line, where a call that was not refused cannot be lowered.
     """
-    builder = Builder(program, opset, attention=attention)
+    program = dialect.rewrite(program)
+    builder = Builder(program, opset, attention=attention, packed=dialect.packed)
     values: dict[fx.Node, Any] = {}
     for node, spec in zip(program.inputs(), program.signature.inputs, strict=True):
         values[node] = builder.input(spec.name, node.meta["val"])

@@ -15,6 +15,7 @@ from edgecc.ir.dtypes import dtype_name
 from edgecc.targets.onnx_common.lowering import (
     arithmetic,
     attention,
+    blocks,
     comparison,
     contraction,
     convolution,
@@ -25,6 +26,7 @@ from edgecc.targets.onnx_common.lowering import (
     normalization,
     padding,
     pooling,
+    quantization,
     recurrence,
     reduction,
     resize,
@@ -43,6 +45,7 @@ OPSETS = range(17, 25)
 _FAMILIES = (
     arithmetic,
     attention,
+    blocks,
     comparison,
     contraction,
     convolution,
@@ -53,6 +56,7 @@ _FAMILIES = (
     normalization,
     padding,
     pooling,
+    quantization,
     recurrence,
     reduction,
     resize,
