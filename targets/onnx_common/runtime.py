@@ -41,6 +41,7 @@ def _session(model: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors only
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # float32: 4, its own, rounds activations to int8
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as in `run`
