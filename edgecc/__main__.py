@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from edgecc.cli import bench, compile, crash, diff, doctor, inspect, opt, parser, passes, progress, run, targets, verify
+from edgecc.cli import bench, compile, crash, diff, doctor, inspect, lint, opt, parser, passes, progress, run, targets, verify
 from edgecc.cli.command import Answer, Command
 from edgecc.cli.process import Interrupt, interruptible, own_stdout, torch_threads, warnings_shown
 from edgecc.cli.session import Session
@@ -21,6 +21,7 @@ COMMANDS: tuple[Command, ...] = (
     verify.COMMAND,
     bench.COMMAND,
     inspect.COMMAND,
+    lint.COMMAND,
     opt.COMMAND,
     diff.COMMAND,
     passes.COMMAND,

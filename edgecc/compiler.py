@@ -29,7 +29,7 @@ from edgecc.recipe import Recipe
 from edgecc.registry import Registry
 from edgecc.report import RecordCost, Report
 from edgecc.targeting import support
-from edgecc.targeting.base import Target
+from edgecc.targeting.base import Lowered, Target
 
 Eager = Callable[..., tuple[torch.Tensor, ...]]
 
@@ -69,15 +69,16 @@ def compile_job(job: Job) -> CompileResult:
         report, context, outputs = _rewrite(job, [Dump(directory / "ir")] if options.dump_ir else [])
         job.progress.step(f"lowering for {job.target.name}")
         lowered = timed(report, "lower", lambda: job.target.lower(job.program, directory, context))
-        report.model_bytes = (directory / lowered.deployable).stat().st_size
-        report.memory = lowered.facts.get("memory")
+        report.model_bytes = sum((directory / name).stat().st_size for name in (lowered.deployable, *lowered.beside))
+        report.memory, report.facts = lowered.facts.get("memory"), lowered.facts
         names = [s.name for s in job.program.signature.inputs], [s.name for s in job.program.signature.outputs]
         reference.write(directory / "reference", names, context.samples, outputs)
         (directory / "recipe.toml").write_text(job.recipe.to_toml())
-        manifest = _manifest(job, lowered.deployable, dict(lowered.facts), directory)
+        manifest = _manifest(job, lowered, directory)
         artifact.write_json(directory / "manifest.json", manifest)
         if options.verify != "off":
             timed(report, "verify", lambda: _verify(job, directory, manifest, report, context))
+        report.verdict = job.target.verdict(lowered.facts, report.checks[0].distance if report.checks else None)
         report.write(directory)
     return CompileResult(job.output, report, job.program)
 
@@ -168,24 +169,32 @@ def edited(text: str, options: CompileOptions, registry: Registry) -> Pipeline:
 def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report, context: PassContext) -> None:
     job.progress.step("running the artifact and comparing it with the original model")
     report.checks = verification.run_checks(job.target.runners(directory, manifest), directory)
-    tolerance = job.recipe.options.tolerance
+    tolerance = _tolerance(job)
     lines = verification.broken(report.checks, tolerance)
     if lines:
         raise verification.mismatch(lines, verification.locate(job.program, job.target, context.samples[0], tolerance), job.target.name)
 
 
-def _manifest(job: Job, deployable: str, facts: dict[str, Any], directory: Path) -> dict[str, Any]:
+def _tolerance(job: Job) -> float:
+    """What the user states, else what the target's arithmetic needs."""
+    stated = job.recipe.options.tolerance
+    own = job.target.tolerance if stated == CompileOptions.tolerance else None
+    return stated if own is None else own
+
+
+def _manifest(job: Job, lowered: Lowered, directory: Path) -> dict[str, Any]:
     return {
         "schema": artifact.SCHEMA,
         "target": job.target.name,
         "target_options": asdict(job.target),
         "model": job.recipe.model,
         "command": "edgecc compile --recipe recipe.toml" if job.recipe.model else "edgecc.compile(...)",
-        "deployable": deployable,
+        "deployable": lowered.deployable,
+        **({"beside": list(lowered.beside)} if lowered.beside else {}),
         **verification.describe_interface(job.program.signature),
         "seed": job.recipe.options.seed,
-        "tolerance": job.recipe.options.tolerance,
-        "facts": facts,
+        "tolerance": _tolerance(job),
+        "facts": dict(lowered.facts),
         "versions": {name: _version(name) for name in ("edgecc", "torch", "numpy")},
         "files": artifact.digests(directory),
     }

@@ -33,6 +33,7 @@ class RuntimeCheck:
 class Report:
     """`original` is the traced model's cost, `compiled` that of the program that was lowered; `checks` has the most
     faithful runtime first. `memory` is the target's plan for intermediate values in bytes, None where it makes none.
+    `facts` are what the target says of the artifact (JSON values), `verdict` the line that sums up what is known of it.
     """
 
     original: Cost
@@ -42,6 +43,8 @@ class Report:
     remarks: Remarks = field(default_factory=Remarks)
     model_bytes: int = 0
     memory: Mapping[str, int] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    verdict: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -52,6 +55,8 @@ class Report:
             "verify": {**self.checks[0].as_dict(), "runtimes": [c.as_dict() for c in self.checks]} if self.checks else None,
             "size_bytes": {"model": self.model_bytes, "original_weights": self.original.bytes},
             "memory": dict(self.memory) if self.memory else None,
+            "facts": dict(self.facts),
+            "verdict": self.verdict or None,
             "original": self.original.as_dict(),
             "compiled": self.compiled.as_dict() if self.compiled else None,
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},

@@ -4,7 +4,8 @@ Every call whose arguments are weights, literals and other such calls is constan
 with static sizes. Only the results that the rest of the program reads become weights. PyTorch computes them with its
 own kernels, so their bits are those of the model. A weight is stored contiguous: where a result is not, it is folded
 only if all its readers are elementwise and keep their layout, because a matrix product over a transposed weight may
-sum in another order (`decompose` turns those into linear).
+sum in another order (`decompose` turns those into linear). A quantized weight stays quantized: what quantizes it is
+computed, what dequantizes it is the target's to place.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import fx
 
 from edgecc.ir import provenance
 from edgecc.ir.program import Program
+from edgecc.ir.quantized import is_dequantize, is_quantize
 from edgecc.pipeline.base import EXACT, Pass
 from edgecc.pipeline.context import PassContext
 from edgecc.simplify.layout import aten, inferred, is_contiguous, same_layout, static_shape
@@ -49,11 +51,17 @@ class FoldConstants(Pass):
         for node in folded:
             tensor = _evaluate(program, node, values)
             context.applied(node, f"computed at compile time: {list(tensor.shape)}, {tensor.nbytes} bytes")
-            stem = provenance.module_path(node)
-            weight = program.add_weight(f"{stem}.{node.name}".lstrip("."), tensor, node)
+            weight = program.add_weight(_name(program, node), tensor, node)
             program.stored(str(weight.target)).requires_grad_(tensor.requires_grad)  # PyTorch's choice of kernel looks at it
             program.replace(node, weight)
         return len(folded)
+
+
+def _name(program: Program, node: fx.Node) -> str:
+    """After the module of the call; a quantized weight is named after the weight."""
+    if is_quantize(node) and program.is_weight(node.args[0]):
+        return f"{node.all_input_nodes[0].target}_quantized"
+    return f"{provenance.module_path(node)}.{node.name}".lstrip(".")
 
 
 def _constants(program: Program) -> dict[fx.Node, frozenset[fx.Node]]:
@@ -148,7 +156,9 @@ def _blank(node: fx.Node) -> torch.Tensor:
 
 
 def _is_repeatable(node: fx.Node) -> bool:
-    """Whether the call gives the same each time: not random, and dropout only where it is off."""
+    """Whether the call gives the same each time, and is not kept for its own sake: not random, dropout only where it is off."""
+    if is_dequantize(node):
+        return False
     if not isinstance(node.target, torch._ops.OpOverload):
         return True
     uninitialized = node.target._schema.name.startswith(("aten::empty", "aten::new_empty"))

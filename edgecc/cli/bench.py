@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
             "note": ours[0].note if ours else "",
             "threads": threads,
             **first,
-            "size_bytes": manifest["files"][manifest["deployable"]]["bytes"],
+            "size_bytes": sum(manifest["files"][name]["bytes"] for name in (manifest["deployable"], *manifest.get("beside", ()))),
             "instructions": None,
             "cycles": {},
             **cost,

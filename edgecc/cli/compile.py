@@ -29,6 +29,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="the run directory to write (MODEL-TARGET)")
     parser.add_argument("--cpu", help="target option: the processor")
     parser.add_argument("--triple", help="target option: the platform as LLVM names it")
+    parser.add_argument("--precision", help="target option: what the artifact computes in, for example fp16")
     parser.add_argument(
         "--calibration",
         metavar="FILE.npz|DIR",
@@ -123,6 +124,8 @@ def show(document: Document, terminal: Terminal) -> None:
     after = f" -> {summary.size(document['size_bytes']['model'])} on the device" if document["artifact"] else ""
     terminal.print(f"size      {weights} of weights{after}")
     summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
+    if document["verdict"]:
+        terminal.print(f"verdict   {document['verdict']}")
     missed = document["remarks"]["missed"]
     where = f": see {document['artifact']}/remarks.jsonl" if document["artifact"] else ": -v prints them"
     terminal.print(f"remarks   applied {document['remarks']['applied']}, missed {missed}{where if missed else ''}")

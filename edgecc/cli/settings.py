@@ -30,6 +30,7 @@ _KEYS = {
     "calibration": "calibration",
     "target_options.cpu": "cpu",
     "target_options.triple": "triple",
+    "target_options.precision": "precision",
     "options.seed": "seed",
     "options.verify": "verify",
     "options.pipeline": "passes",

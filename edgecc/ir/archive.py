@@ -28,6 +28,7 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 
 from edgecc.errors import UsageError
+from edgecc.ir import quantized  # noqa: F401  torch reads no archive that calls operators it does not know
 from edgecc.ir.archive_safety import load_checked
 from edgecc.ir.capture import Names, from_exported
 from edgecc.ir.fake import ranges
@@ -101,12 +102,13 @@ def export(program: Program) -> torch.export.ExportedProgram:
             continue
         copies[node] = graph.node_copy(node, copies.__getitem__)
         if node.op == "placeholder":
+            copies[node].target = copies[node].name  # FX spells `input` as `input_1`, as above
             specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(copies[node].name), None))
     results = [copies[n] for n in program.outputs()]
     signature = ExportGraphSignature(specs, [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in results])
     parameters = {n: t for n, t in _stored(program).items() if isinstance(t, torch.nn.Parameter)}
     buffers = {n: t for n, t in _stored(program).items() if n not in parameters}
-    return torch.export.ExportedProgram(
+    exported = torch.export.ExportedProgram(
         fx.GraphModule({}, graph),
         graph,
         signature,
@@ -116,6 +118,10 @@ def export(program: Program) -> torch.export.ExportedProgram:
         (tuple(program.examples), {}),
         constants={},
     )
+    # no public way (torch 2.13): these are Python over the names that the first tracing gave the inputs, which
+    # run_decompositions would execute; the signature has the bounds
+    exported._guards_code = []
+    return exported
 
 
 def _stored(program: Program) -> dict[str, torch.Tensor]:

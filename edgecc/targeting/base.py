@@ -12,9 +12,13 @@ import numpy as np
 import torch
 from torch import fx
 
+from edgecc.errors import UsageError
+from edgecc.pipeline.numerics import Distance
+
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
     from edgecc.pipeline.context import PassContext
+    from edgecc.targeting.lint import LintReport
     from edgecc.targeting.timing import Contestant
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -59,10 +63,11 @@ class Runner(ABC):
 
 @dataclass(frozen=True)
 class Lowered:
-    """What `lower` wrote: the file to deploy, and facts for manifest.json (JSON values)."""
+    """What `lower` wrote: the file to deploy, facts for manifest.json (JSON values), and files that it must have beside it."""
 
     deployable: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    beside: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,20 @@ class Target(ABC):
         Raises MissingToolError where there is none.
         """
 
+    @property
+    def tolerance(self) -> float | None:
+        """The largest difference to the model that the target's own arithmetic explains, over the largest magnitude of an
+        output; None for that of float32. A tolerance that the user states is used instead.
+        """
+        return None
+
+    def verdict(self, facts: Mapping[str, Any], distance: Distance | None) -> str:
+        """A line on what is known of the artifact and what is not, `""` where the checks say it all.
+
+        `facts`: those of `Lowered`; `distance`: of the most faithful runtime to the original model, None where none ran.
+        """
+        return ""
+
     def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
         """Programs of this machine that time the artifact, the first one the most faithful; none where nothing can.
 
@@ -109,3 +128,10 @@ class Target(ABC):
         `case`: a folder with input0.npy, ...; `folder`: where programs may be built.
         """
         return {}
+
+    def lint(self, file: Path, profile: str) -> LintReport:
+        """Check a finished file, which edgecc need not have made, by the target's rules, without running it.
+
+        Raises UsageError where the target has no rules, does not know the profile or cannot read the file; MissingToolError.
+        """
+        raise UsageError(f"target {self.name!r} has no lint", hint="edgecc lint FILE.onnx --trt 10.15")

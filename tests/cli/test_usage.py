@@ -65,7 +65,7 @@ def test_json_errors_are_documents_too(edgecc, words):
     assert f"edgecc: error: {error['message']}" in result.err
 
 
-@pytest.mark.parametrize("absent", ["bisect", "explain", "report", "search", "lint"])
+@pytest.mark.parametrize("absent", ["bisect", "explain", "report", "search"])
 def test_commands_of_later_versions_are_absent(edgecc, absent):
     result = edgecc(absent)
     assert result.code == 2 and f"unknown command {absent!r}" in result.err

@@ -1,0 +1,99 @@
+"""Half precision in ONNX Runtime, which has few float16 kernels for CPUs and no bfloat16 ones.
+
+What it has no kernel for it computes in float32, and it removes the casts between two such operators: a number that overflows
+on a device does not there. So the file is also run with casts of our own around every operator, which ONNX Runtime keeps: each
+result is rounded to half precision, as a device that accumulates in float32 rounds it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecc.targeting.base import Arrays, Runner
+from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner
+from edgecc.targets.onnx_common.write import MODEL, write
+
+_NAMES = {"fp16": "FLOAT16", "bf16": "BFLOAT16"}
+
+
+def runners(model: Path, threads: int, note: str, manifest: Mapping[str, Any]) -> list[Runner]:
+    """The file as ONNX Runtime runs it, where it does, and rounded; what a device would compute comes first."""
+    precision = manifest["facts"]["precision"]
+    rounded = RoundedRunner(model, threads, note, precision)
+    return [rounded] if precision == "bf16" else [rounded, HalfRunner(model, threads, note, manifest)]
+
+
+class HalfRunner(OnnxRuntimeRunner):
+    """A float16 file as it is. Takes and gives the dtypes of the manifest, whatever those of the file."""
+
+    def __init__(self, model: Path, threads: int, note: str, manifest: Mapping[str, Any]) -> None:
+        super().__init__(model, threads, "; ".join(filter(None, ["float32 where its CPU has no float16 kernel", note])))
+        self._dtypes = {spec["name"]: spec["dtype"] for spec in manifest["outputs"]}
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        halved = {port.name for port in self._session.get_inputs() if port.type == "tensor(float16)"}
+        given = {name: x.astype(np.float16) if name in halved else x for name, x in inputs.items()}
+        return {name: _as(x, self._dtypes[name]) for name, x in super().run(given).items()}
+
+
+class RoundedRunner(OnnxRuntimeRunner):
+    """A file of half precision with every operator in float32 and its result rounded. Inputs and outputs are float32."""
+
+    def __init__(self, model: Path, threads: int, note: str, precision: str) -> None:
+        how = f"each operator in float32, rounded to {_NAMES[precision].lower()}"
+        with tempfile.TemporaryDirectory() as folder:
+            _write_rounded(model, Path(folder), _NAMES[precision])
+            super().__init__(Path(folder, MODEL), threads, "; ".join(filter(None, [how, note])))
+
+
+def _as(x: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    return x.astype(np.float32) if x.dtype == np.float16 and dtype == "float32" else x
+
+
+def _write_rounded(file: Path, folder: Path, name: str) -> None:
+    """The model with each operand of half precision cast to float32 and each such result cast back."""
+    import onnx_ir as ir
+
+    model = ir.load(file)
+    graph, half, full = model.graph, ir.DataType[name], ir.DataType.FLOAT
+    for value in [v for v in graph.inputs if v.dtype == half]:
+        users = list(value.uses())
+        value.type = ir.TensorType(full)
+        _redirect(users, _cast(graph, value, half, before=graph[0]))
+    for index, value in [(k, v) for k, v in enumerate(graph.outputs) if v.dtype == half]:
+        result = _cast(graph, value, full)
+        result.name, value.name = value.name, f"{value.name}/half"
+        graph.outputs[index] = result
+    for node in [n for n in graph if n.op_type != "Cast"]:
+        for operand in dict.fromkeys(v for v in node.inputs if v is not None and v.dtype == half):
+            _redirect([use for use in operand.uses() if use[0] is node], _cast(graph, operand, full, before=node))
+        for value in [v for v in node.outputs if v.dtype == half]:
+            users = list(value.uses())
+            value.type = ir.TensorType(full)
+            _redirect(users, _cast(graph, value, half))
+    write(model, folder)
+
+
+def _redirect(uses: Any, value: Any) -> None:
+    for node, index in uses:
+        node.replace_input_with(index, value)
+
+
+def _cast(graph: Any, value: Any, dtype: Any, *, before: Any = None) -> Any:
+    """A Cast after the value, or before a node."""
+    import onnx_ir as ir
+
+    name = f"{value.name}/{dtype.name.lower()}{f'/{before.name}' if before is not None else ''}"
+    cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(dtype))], name=name)
+    (result,) = cast.outputs
+    result.name, result.type, result.shape = name, ir.TensorType(dtype), value.shape
+    if before is not None:
+        graph.insert_before(before, cast)
+    else:
+        graph.insert_after(value.producer(), cast)
+    return result

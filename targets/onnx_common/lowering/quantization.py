@@ -1,0 +1,94 @@
+"""Explicit quantization: the `quantized_decomposed` calls of a tensor or of its channels, as QuantizeLinear and DequantizeLinear.
+
+A constant is quantized here, and stored as integers once. A zero point is always written, for a missing one means int8 to
+TensorRT and uint8 to ONNX (onnx-tensorrt, onnxOpImporters.cpp, QuantDequantLinearHelper; ONNX, QuantizeLinear).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgecc.ir.dtypes import dtype_name
+from edgecc.ir.quantized import quantized
+from edgecc.targets.onnx_common.builder import Builder
+from edgecc.targets.onnx_common.lowering.dialect import is_constant
+from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, arguments_of, fake, first, handlers
+
+aten = torch.ops.aten
+
+
+def turned_weight(b: Builder, node: fx.Node) -> Value | None:
+    """The dequantized weight of a linear layer as [in, out], stored so; None where others read it as it is, or it is float.
+
+    Scales that go along its rows go along its columns: axis 1, that of the output channels of MatMul.
+    """
+    weight = arguments_of(node)["weight"]
+    if not isinstance(weight, fx.Node) or weight.target not in _DEQUANTIZE or not is_turnable(weight):
+        return None
+    bound = arguments_of(weight)
+    source = b.transpose(b.weight(bound["x"]), [1, 0])
+    given = {name: b.weight(value) if is_constant(value) else value for name, value in bound.items()}
+    return dequantize(b, source, given, None if bound.get("axis") is None else 1 - bound["axis"] % 2)
+
+
+def is_turnable(weight: fx.Node) -> bool:
+    """Whether only linear layers that become MatMul read what dequantizes a constant."""
+    readers = [user.target is aten.linear.default and user.args[1] is weight and first(user).dim() != 2 for user in weight.users]
+    return is_constant(weight.args[0]) and fake(weight.args[0]).dim() == 2 and all(readers)
+
+
+def dequantize(b: Builder, x: Value, bound: dict[str, Any], axis: int | None) -> Value:
+    """(x - zero_point) * scale of the whole tensor, or along an axis. ONNX DequantizeLinear."""
+    options = _parameters(b, bound, b.dtype(x), axis)
+    return b.op("DequantizeLinear", x, *options, axis=axis, dtype=torch.float32, sizes=b.sizes(x))
+
+
+def _parameters(b: Builder, bound: dict[str, Any], dtype: torch.dtype, axis: int | None) -> tuple[Value, Value]:
+    """Scale and zero point as ONNX takes them: of rank 0, or one for each channel; zero points of the quantized dtype."""
+    scale, zero_point = (bound.get(name, bound.get(f"{name}s")) for name in ("scale", "zero_point"))
+    scale = b.constant(scale, torch.float32, "scale") if isinstance(scale, float) else b.tensor(scale, torch.float32)
+    count = [] if axis is None else b.sizes(scale)
+    if zero_point is None:
+        return b.reshape(scale, count), b.constant(torch.zeros(count), dtype, "zero")
+    held = torch.tensor(zero_point) if isinstance(zero_point, int) else b.tensor_of(zero_point)
+    if held is not None:
+        return b.reshape(scale, count), b.constant(held.reshape(count), dtype, "zero")
+    return b.reshape(scale, count), b.reshape(b.cast(zero_point, dtype), count)
+
+
+def _quantize(b: Builder, node: fx.Node, x: Value, **parameters: Any) -> Value:
+    """round(x / scale) + zero_point, half to even, saturated. ONNX QuantizeLinear.
+
+    Narrow ranges, -127..127, saturate at -128: a number beyond the calibrated range may be one step lower.
+    """
+    if b.tensor_of(x) is not None:
+        return _compute(b, node, x, parameters)
+    dtype, axis = parameters["dtype"], parameters.get("axis")
+    options = _parameters(b, parameters, dtype, axis)
+    return b.op("QuantizeLinear", x, *options, axis=axis, dtype=dtype, sizes=b.sizes(x))
+
+
+def _dequantize(b: Builder, node: fx.Node, x: Value, **parameters: Any) -> Value:
+    """A vector, such as a bias, is stored in floating point: runtimes add it to what they have multiplied."""
+    if b.tensor_of(x) is not None and b.rank(x) <= 1:
+        return _compute(b, node, x, parameters)
+    return dequantize(b, x, parameters, parameters.get("axis"))
+
+
+def _compute(b: Builder, node: fx.Node, x: Value, parameters: dict[str, Any]) -> Value:
+    """The call on what an initializer holds, with PyTorch's own kernel."""
+    held = {k: t if (t := b.tensor_of(v)) is not None else v for k, v in parameters.items()}
+    assert callable(node.target)
+    operator = node.target
+    return b.derived([x], f"{dtype_name(first(node).dtype)}.{node.name}", lambda tensor: operator(tensor, **held))
+
+
+_QUANTIZE = (quantized.quantize_per_tensor.default, quantized.quantize_per_tensor.tensor, quantized.quantize_per_channel.default)
+_DEQUANTIZE = (
+    *(quantized.dequantize_per_tensor.default, quantized.dequantize_per_tensor.tensor),
+    quantized.dequantize_per_channel.default,
+)
+HANDLERS: Handlers = {**handlers(_quantize, *_QUANTIZE), **handlers(_dequantize, *_DEQUANTIZE)}

@@ -1,0 +1,143 @@
+"""What the ONNX targets share: a Program to model.onnx, verified in ONNX Runtime."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from edgecc.diagnostics import Remark
+from edgecc.errors import UsageError
+from edgecc.targeting import support
+from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
+from edgecc.targeting.timing import Contestant
+from edgecc.targets.onnx_common import half_runner
+from edgecc.targets.onnx_common.fallback import NotExportedError, export
+from edgecc.targets.onnx_common.lowering import DTYPES, OPSETS, lower, refuse
+from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
+from edgecc.targets.onnx_common.precision import PRECISIONS, reduce, tolerance
+from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner, contestant, find_requirements, require_onnx
+from edgecc.targets.onnx_common.write import MODEL, write
+
+if TYPE_CHECKING:
+    from edgecc.ir.program import Program
+    from edgecc.pipeline.context import PassContext
+
+_PIPELINE = (
+    "normalize: decompose, canonicalize, fold-constants, eliminate-common-subexpressions"
+    " | fuse: fold-batch-norm, fuse-layer-norm, fuse-rms-norm, fuse-gelu, fuse-silu, fuse-hard-swish, fuse-attention, canonicalize"
+    " | legalize: fold-constants, eliminate-common-subexpressions"
+)
+_EXPORTED = frozenset({torch.float16, torch.bfloat16})  # dtypes that PyTorch's exporter writes beside those of edgecc
+
+
+@dataclass(frozen=True)
+class OnnxTarget(Target):
+    """An ONNX file. `opset`: of the default domain. `threads`: what it is run with. `attention`: whether attention is one
+    node, from opset 23 on. `exporter`: whether a model with operators that edgecc does not lower is written by PyTorch's
+    exporter instead. `precision`: fp32, fp16 or bf16, for all but what rounding would break; `float_io`: whether inputs and
+    outputs stay float32 then.
+    """
+
+    lacking: ClassVar[Mapping[str, str]] = {}  # why the target has not a precision, by its name
+
+    opset: int = 20
+    threads: int = 1
+    attention: bool = False
+    exporter: bool = True
+    precision: str = "fp32"
+    float_io: bool = True
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise UsageError(f"opset is {self.opset}, want {OPSETS.start}..{OPSETS.stop - 1}")
+        if not 1 <= self.threads <= 256:
+            raise UsageError(f"threads is {self.threads}, want 1..256")
+        if self.attention and self.opset < 23:
+            raise UsageError(f"the Attention operator is of opset 23, and opset is {self.opset}", hint="opset=23")
+
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision is {self.precision!r}, want one of {', '.join(PRECISIONS)}")
+        if self.precision in self.lacking:
+            raise UsageError(f"{self.name} has no {self.precision}: {self.lacking[self.precision]}", hint="precision=fp16")
+        if self.precision == "fp32" and not self.float_io:
+            raise UsageError("float_io=false is for half precision, and precision is fp32", hint="precision=fp16")
+
+    @property
+    @abstractmethod
+    def note(self) -> str:
+        """What a run in ONNX Runtime does not show of this target."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How quantized numbers are written."""
+        return PLAIN
+
+    def pipeline(self) -> str:
+        return _PIPELINE
+
+    def capabilities(self) -> Capabilities:
+        """What edgecc lowers; with the exporter, what is left is found out by `lower`."""
+        own = self._own()
+        return Capabilities(own.dtypes | _EXPORTED, lambda node: self.dialect.refuse(node, self.opset)) if self.exporter else own
+
+    def _own(self) -> Capabilities:
+        return Capabilities(DTYPES, lambda node: self.dialect.refuse(node, self.opset) or refuse(node, self.opset))
+
+    def requirements(self) -> Sequence[Requirement]:
+        return find_requirements()
+
+    def lower(self, program: Program, directory: Path, context: PassContext) -> Lowered:
+        """Write model.onnx and, unless the weights are small, model.onnx.data.
+
+        Raises UnsupportedError for calls that neither edgecc nor PyTorch's exporter can write.
+        """
+        require_onnx()
+        context.progress.detail(f"lower to ONNX, opset {self.opset}")
+        refused = support.refusals(program, self._own()) if self.exporter else {}
+        model = self._export(program, refused, context) if refused else self._lower(program)
+        reduced = self._reduce(model, program, context)
+        beside = write(model, directory)
+        facts = {"opset": self.opset, "threads": self.threads, "nodes": len(model.graph), "exporter": bool(refused)}
+        return Lowered(MODEL, facts | reduced, beside)
+
+    def _reduce(self, model: Any, program: Program, context: PassContext) -> dict[str, Any]:
+        if self.precision == "fp32":
+            return {"precision": "fp32"}
+        context.progress.detail(f"measure what {self.precision} does to each node")
+        names = [spec.name for spec in program.signature.inputs]
+        return reduce(model, self.precision, names, context, self.name, float_io=self.float_io)
+
+    @property
+    def tolerance(self) -> float | None:
+        """That of float32 where nothing is rounded further."""
+        return None if self.precision == "fp32" else tolerance(self.precision)
+
+    def _lower(self, program: Program) -> Any:
+        return lower(program, self.opset, attention=self.attention, dialect=self.dialect)
+
+    def _export(self, program: Program, refused: Mapping[tuple[str, str], Any], context: PassContext) -> Any:
+        names = ", ".join(f"{operator} ({reason})" for operator, reason in refused)
+        try:
+            model = export(self.dialect.rewrite(program), self.opset)
+        except NotExportedError as error:
+            context.remarks.add(Remark("missed", self.name, "", f"PyTorch's exporter cannot write the model either: {error}"))
+            support.check(program, self._own(), self.name)
+            raise
+        context.remarks.add(Remark("missed", self.name, "", f"written by PyTorch's exporter, for edgecc does not lower {names}"))
+        return model
+
+    def runners(self, directory: Path, manifest: Mapping[str, Any]) -> Sequence[Runner]:
+        threads = int(manifest["facts"]["threads"])
+        if self.precision != "fp32":
+            return half_runner.runners(directory / MODEL, threads, self.note, manifest)
+        return [OnnxRuntimeRunner(directory / MODEL, threads, self.note)]
+
+    def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
+        if self.precision == "bf16":
+            return []  # ONNX Runtime's CPU has no bfloat16 kernels
+        return [contestant(directory / MODEL, threads, self.note)]

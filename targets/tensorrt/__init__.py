@@ -1,0 +1,1 @@
+"""TensorRT: an ONNX file that its parser reads, checked without a GPU."""
