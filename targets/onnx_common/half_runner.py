@@ -29,10 +29,11 @@ def runners(model: Path, threads: int, note: str, manifest: Mapping[str, Any]) -
 
 
 class HalfRunner(OnnxRuntimeRunner):
-    """A float16 file as it is. Takes and gives the dtypes of the manifest, whatever those of the file."""
+    """A float32 or float16 file as it is. Takes and gives the dtypes of the manifest, whatever those of the file."""
 
     def __init__(self, model: Path, threads: int, note: str, manifest: Mapping[str, Any]) -> None:
-        super().__init__(model, threads, "; ".join(filter(None, ["float32 where its CPU has no float16 kernel", note])))
+        how = "float32 where its CPU has no float16 kernel" if manifest["facts"]["precision"] == "fp16" else ""
+        super().__init__(model, threads, "; ".join(filter(None, [how, note])))
         self._dtypes = {spec["name"]: spec["dtype"] for spec in manifest["outputs"]}
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
