@@ -82,6 +82,14 @@ def test_a_zero_point_moves_the_range_and_zero_stays_zero(dialect, zero_point, l
     assert got[200] == 0.0
 
 
+@pytest.mark.parametrize("limits", [(0, 127, torch.uint8), (-64, 63, torch.int8)])
+def test_a_narrow_range_is_clipped(limits):
+    x = torch.linspace(-200, 200, 401)
+    program = trace_function(lambda x: fake_quantized(x, 1.0, 3, limits), x)
+    got = compiled(program, dialect=X86)(x)[0]
+    np.testing.assert_array_equal(got, np.clip(x.numpy(), limits[0] - 3, limits[1] - 3))
+
+
 def test_int8_activations_become_uint8_on_x86_alone(tmp_path):
     def model(x):
         return fake_quantized(x, 0.5, -3, INT8)
@@ -177,6 +185,55 @@ def test_a_program_with_quantization_survives_its_file(tmp_path):
     assert operators(again) == operators(program)
     x = random(2, 3, 16, seed=1)
     assert torch.equal(again(x)[0], program(x)[0])
+
+
+# -- scales that are computed
+
+
+@pytest.mark.parametrize(
+    "x", [random(3, 40), random(3, 40).abs() + 1, -random(3, 40).abs(), torch.zeros(2, 4)], ids=["normal", "above 1", "below 0", "zero"]
+)
+@pytest.mark.parametrize("limits", [INT8, UINT8])
+def test_scales_of_a_whole_tensor_are_those_of_pytorch(x, limits):
+    def model(x):
+        scale, zero_point = quantized.choose_qparams(x, *limits[:2], 2.0**-12, limits[2])
+        q = quantized.quantize_per_tensor(x, scale, zero_point, *limits)
+        return scale, zero_point, q, quantized.dequantize_per_tensor(q, scale, zero_point, *limits)
+
+    program = trace_function(model, x)
+    _close_integers(compiled(program, dialect=X86)(x), program(x))
+
+
+def _close_integers(got, want):
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.numpy().dtype
+        np.testing.assert_allclose(a.astype(np.float64), b.numpy().astype(np.float64), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("x", [random(2, 5, 64), random(2, 5, 64).abs() + 1, torch.zeros(2, 3, 4)], ids=["normal", "above 1", "zero"])
+def test_scales_of_each_token_are_those_of_pytorch(x):
+    def model(x):
+        scales, zero_points = quantized.choose_qparams_per_token_asymmetric(x, torch.int8)
+        q = quantized.quantize_per_token(x, scales, zero_points, *INT8)
+        return scales, zero_points, q, quantized.dequantize_per_token(q, scales, zero_points, *INT8, torch.float32)
+
+    program = trace_function(model, x)
+    _close_integers(compiled(program, dialect=X86)(x), program(x))
+
+
+def test_tensorrt_wants_scales_when_it_builds():
+    def tokens(x):
+        scales, zero_points = quantized.choose_qparams_per_token_asymmetric(x, torch.int8)
+        q = quantized.quantize_per_token(x, scales, zero_points, *INT8)
+        return quantized.dequantize_per_token(q, scales, zero_points, *INT8, torch.float32)
+
+    def tensor(x):
+        scale, zero_point = quantized.choose_qparams(x, *INT8[:2], 2.0**-12, torch.int8)
+        q = quantized.quantize_per_tensor(x, scale, zero_point, *INT8)
+        return quantized.dequantize_per_tensor(q, scale, zero_point, *INT8)
+
+    for model in (tokens, tensor):
+        assert "its scales are computed from each input, TensorRT wants them when it builds: calibrate" in refusal(model, random(2, 8))
 
 
 # -- blocks
