@@ -51,7 +51,7 @@ class OnnxRuntime(OnnxTarget):
 
     @property
     def dialect(self) -> Dialect:
-        return Dialect(self.activations or _ACTIVATIONS[self.cpu], packed=True)
+        return Dialect(self.activations or _ACTIVATIONS[self.cpu], onnxruntime=True)
 
     def lower(self, program: Program, directory: Path, context: PassContext) -> Lowered:
         lowered = super().lower(program, directory, context)

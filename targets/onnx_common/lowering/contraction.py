@@ -30,7 +30,12 @@ def linear(b: Builder, x: Value, weight: Value, bias: Value | None, turned: Valu
 
 def _linear(b: Builder, node: fx.Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
     packed = blocks.product(b, node, x, bias)
-    return linear(b, x, weight, bias, turned_weight(b, node) or blocks.turned_weight(b, node)) if packed is None else packed
+    if packed is not None:
+        return packed
+    turned = turned_weight(b, node)
+    if turned is not None and bias is not None and b.onnxruntime:
+        bias = b.unsqueeze(bias, [0, 1])  # ONNX Runtime makes MatMul and a bias of rank 1 a Gemm, for which it has no integer kernel
+    return linear(b, x, weight, bias, turned or blocks.turned_weight(b, node))
 
 
 def matmul(b: Builder, x: Value, y: Value) -> Value:

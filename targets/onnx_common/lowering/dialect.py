@@ -34,12 +34,13 @@ _SYMMETRIC = "quantize symmetrically, to int8 with zero point 0"
 @dataclass(frozen=True)
 class Dialect:
     """`activations`: "u8" writes those of int8 with zero point z as uint8 with z + 128, "s8" leaves them. `symmetric`: int8
-    with zero point 0 and constant scales is all there is. `packed`: com.microsoft's MatMulNBits may read blocks of a weight.
+    with zero point 0 and constant scales is all there is. `onnxruntime`: ONNX Runtime alone reads the file, so that its own
+    MatMulNBits may read blocks of a weight.
     """
 
     activations: str = "s8"
     symmetric: bool = False
-    packed: bool = False
+    onnxruntime: bool = False
 
     def rewrite(self, program: Program) -> Program:
         """The program with its activations as this dialect has them; the same numbers, and the program itself stays."""
@@ -183,7 +184,7 @@ def _refuse_groups(node: fx.Node, opset: int, dialect: Dialect) -> str | None:
         return f"it dequantizes to {dtype_name(bound['output_dtype'])}, want float32"
     if not all(is_constant(v) for v in (bound["x"], *parameters(node)) if v is not None):
         return "blocks of a tensor that is computed: blocks are for weights"
-    if dialect.packed and is_packable(node):
+    if dialect.onnxruntime and is_packable(node):
         return None
     if opset < 21:
         return f"DequantizeLinear has blocks from opset 21, and opset is {opset}: opset=21, or one scale per channel"

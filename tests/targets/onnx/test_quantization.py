@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from tests.targets.onnx.onnx_host import compiled
 
 INT8 = (-128, 127, torch.int8)
 UINT8 = (0, 255, torch.uint8)
-TENSORRT, X86, ARM = Dialect(symmetric=True), Dialect("u8", packed=True), Dialect(packed=True)
+TENSORRT, X86, ARM = Dialect(symmetric=True), Dialect("u8", onnxruntime=True), Dialect(onnxruntime=True)
 
 
 def fake_quantized(x, scale, zero_point, limits):
@@ -131,6 +132,18 @@ def test_scales_go_along_the_output_channels_of_what_reads_the_weight(name, tmp_
     found = OnnxRuntimeRunner(file, 1).run({"image": image.numpy(), "rows": rows.numpy(), "tokens": tokens.numpy()})
     for spec, want in zip(program.signature.outputs, program(image, rows, tokens), strict=True):
         np.testing.assert_allclose(found[spec.name], want.numpy(), atol=2e-5)  # float32 sums of some hundred terms
+
+
+@pytest.mark.parametrize("bias", [None, random(24)], ids=["no bias", "bias"])
+def test_onnx_runtime_multiplies_integers(bias, tmp_path):
+    w = random(24, 16)
+    program, file = model_of(lambda x: F.linear(fake_quantized(x, 0.05, 0, INT8), weight(w), bias), random(2, 3, 16), folder=tmp_path)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    assert "MatMulIntegerToFloat" in kinds(tmp_path / "optimized.onnx")
+    x = random(2, 3, 16, seed=1)
+    np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], program(x)[0].numpy(), atol=1e-5)
 
 
 def test_a_weight_keeps_its_name_and_is_stored_once(tmp_path):
