@@ -49,7 +49,10 @@ def table(model: Path, seconds: float) -> None:
 
 
 def memory(dtype: str) -> None:
-    """Print the peak resident memory while a Llama of random weights becomes a file. Run it in a process of its own."""
+    """Print the peak resident memory while a Llama of random weights becomes a file. Run it in a process of its own.
+
+    The lowering is called by itself: the targets leave float16 programs to the exporter.
+    """
     import torch
 
     program = _llama(getattr(torch, dtype))
