@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from edgecc.errors import UnsupportedError, UsageError
 from edgecc.ir import archive
 from edgecc.ir.quantized import quantized
+from edgecc.ir.signature import Dim
 from edgecc.ir.verify import verify
 from edgecc.registry import Registry
 from edgecc.targets.onnx_common.lowering.dialect import Dialect
@@ -144,6 +145,17 @@ def test_onnx_runtime_multiplies_integers(bias, tmp_path):
     assert "MatMulIntegerToFloat" in kinds(tmp_path / "optimized.onnx")
     x = random(2, 3, 16, seed=1)
     np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], program(x)[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dialect", [TENSORRT, X86], ids=["tensorrt", "x86"])
+def test_sizes_may_be_dynamic(dialect):
+    w, bias = random(24, 16), random(24)
+    x = random(2, 3, 16)
+    dims = {"x": {0: Dim("batch", 1, 8), 1: Dim("length", 1, 8)}}
+    program = trace_function(lambda x: F.linear(fake_quantized(x, 0.05, 0, INT8), weight(w), bias), x, dims=dims)
+    run = compiled(program, dialect=dialect)
+    for given in (x, random(1, 1, 16), random(8, 5, 16)):
+        np.testing.assert_allclose(run(given)[0], program(given)[0].numpy(), atol=2e-5)  # float32 sums of 16 terms
 
 
 def test_a_weight_keeps_its_name_and_is_stored_once(tmp_path):
