@@ -75,7 +75,7 @@ def _quantize(b: Builder, node: fx.Node, x: Value, **parameters: Any) -> Value:
 
     -127..127 saturates at -128: a number beyond the calibrated range may be one step lower. Narrower ranges are clipped.
     """
-    if b.tensor_of(x) is not None:
+    if all(map(is_constant, node.all_input_nodes)):
         return _compute(b, node, x, parameters)
     dtype, axis = parameters["dtype"], parameters.get("axis")
     options = _parameters(b, parameters, dtype, axis)
@@ -88,7 +88,7 @@ def _quantize(b: Builder, node: fx.Node, x: Value, **parameters: Any) -> Value:
 
 def _dequantize(b: Builder, node: fx.Node, x: Value, **parameters: Any) -> Value:
     """A vector, such as a bias, is stored in floating point: runtimes add it to what they have multiplied."""
-    if b.tensor_of(x) is not None and b.rank(x) <= 1:
+    if all(map(is_constant, node.all_input_nodes)) and b.rank(x) <= 1:
         return _compute(b, node, x, parameters)
     return dequantize(b, x, parameters, parameters.get("axis"))
 
