@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -60,6 +62,25 @@ def test_what_onnx_has_no_half_operator_for_stays_in_float32(tmp_path):
     _, run, remarks = converted(tmp_path, nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), x, precision="bf16")
     assert set(remarks.values()) == {"stays in float32: opset 20 has no Conv of bf16"}
     assert np.isfinite(run(x)[0]).all()
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.tag = nn.LSTM(8, 12, bidirectional=True, batch_first=True), nn.Linear(24, 5)
+
+    def forward(self, x):
+        y, (h, _) = self.lstm(x)
+        return self.tag(y), torch.cat([h[0], h[1]], -1)
+
+
+def test_a_recurrent_layer_stays_in_float32_where_onnx_runtime_would_crash(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(1, 10, 8)
+    _, _, remarks = converted(tmp_path, Tagger(), x)
+    assert list(remarks.values()) == ["stays in float32: ONNX Runtime may end the process on LSTM of f16"]
+    load = f"import onnxruntime; onnxruntime.InferenceSession({str(tmp_path / MODEL)!r})"
+    assert subprocess.run([sys.executable, "-c", load], capture_output=True, check=False).returncode == 0
 
 
 def made(target, options):
