@@ -20,13 +20,14 @@ from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, argumen
 aten = torch.ops.aten
 
 
-def turned_weight(b: Builder, node: fx.Node) -> Value | None:
+def turned_weight(b: Builder, node: fx.Node, *, any_rank: bool = False) -> Value | None:
     """The dequantized weight of a linear layer as [in, out], stored so; None where others read it as it is, or it is float.
+    `any_rank`: layers of two axes become MatMul too.
 
     Scales that go along its rows go along its columns: axis 1, that of the output channels of MatMul.
     """
     weight = arguments_of(node)["weight"]
-    if not isinstance(weight, fx.Node) or weight.target not in _DEQUANTIZE or not is_turnable(weight):
+    if not isinstance(weight, fx.Node) or weight.target not in _DEQUANTIZE or not is_turnable(weight, any_rank=any_rank):
         return None
     bound = arguments_of(weight)
     source = b.transpose(b.weight(bound["x"]), [1, 0])
@@ -34,10 +35,11 @@ def turned_weight(b: Builder, node: fx.Node) -> Value | None:
     return dequantize(b, source, given, None if bound.get("axis") is None else 1 - bound["axis"] % 2)
 
 
-def is_turnable(weight: fx.Node) -> bool:
+def is_turnable(weight: fx.Node, *, any_rank: bool = False) -> bool:
     """Whether only linear layers that become MatMul read what dequantizes a constant."""
-    readers = [user.target is aten.linear.default and user.args[1] is weight and first(user).dim() != 2 for user in weight.users]
-    return is_constant(weight.args[0]) and fake(weight.args[0]).dim() == 2 and all(readers)
+    layers = all(user.target is aten.linear.default and user.args[1] is weight for user in weight.users)
+    ranks = layers and (any_rank or all(first(user).dim() != 2 for user in weight.users))
+    return is_constant(weight.args[0]) and fake(weight.args[0]).dim() == 2 and ranks
 
 
 def dequantize(b: Builder, x: Value, bound: dict[str, Any], axis: int | None) -> Value:
