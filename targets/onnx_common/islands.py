@@ -28,8 +28,6 @@ AMPLIFIED = 16
 SENTINEL = 1e8
 #: What takes their place in float16: far below every score, and the sum of two is still a number.
 MASKED = 3e4
-#: Layers whose float16 form ends the process of ONNX Runtime 1.31.1 at its default optimization level (a bidirectional LSTM).
-_FATAL = ("LSTM", "GRU", "RNN")
 _COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsInf", "IsNaN")
 _MEANS = ("ReduceMean", "GlobalAveragePool")
 Array = np.ndarray[Any, Any]
@@ -50,7 +48,7 @@ def find(model: Any, to: torch.dtype, names: Sequence[str], samples: Sequence[Sa
     """
     opset = model.graph.opset_imports[""]
     candidates = [n for n in model.graph if capable(n, opset, to)]
-    kept = {n.name: _lacking(n, opset, to) for n in model.graph if _floats(n) and n not in candidates}
+    kept = {n.name: f"opset {opset} has no {n.op_type} of {dtype_name(to)}" for n in model.graph if _floats(n) and n not in candidates}
     kept |= {n.name: f"it compares with a number that {dtype_name(to)} has not" for n in candidates if _compares_beyond(n, to)}
     for sample in samples:
         given = {name: to_numpy(t) for name, t in zip(names, sample, strict=True)}
@@ -62,23 +60,11 @@ def find(model: Any, to: torch.dtype, names: Sequence[str], samples: Sequence[Sa
     return {n.name: kept[n.name] for n in model.graph if n.name in kept}
 
 
-def _lacking(node: Any, opset: int, to: torch.dtype) -> str:
-    if node.op_type in _FATAL:
-        return f"ONNX Runtime may end the process on {node.op_type} of {dtype_name(to)}"
-    return f"opset {opset} has no {node.op_type} of {dtype_name(to)}"
-
-
 def capable(node: Any, opset: int, to: torch.dtype) -> bool:
     """Whether ONNX lets the node have this type: by its schema, and not by an attribute that names one."""
     import onnx
 
-    if (
-        not _floats(node)
-        or node.op_type in _FATAL
-        or node.domain not in ("", "ai.onnx")
-        or "dtype" in node.attributes
-        or not onnx.defs.has(node.op_type)
-    ):
+    if not _floats(node) or node.domain not in ("", "ai.onnx") or "dtype" in node.attributes or not onnx.defs.has(node.op_type):
         return False
     if node.op_type == "Cast":
         return True
