@@ -28,6 +28,7 @@ def main() -> None:
         "arm": arm,
         "compile": lambda _: compile_time(),
         "graph": lambda _: graph(),
+        "onnx": onnx,
         "resnet20": lambda _: resnet20(),
         "x86": x86,
     }
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--cpu", choices=("cortex-a72", "neoverse-n1"), default="cortex-a72", help="arm: what is emulated and compiled for")
     parser.add_argument("--fresh", action="store_true", help="arm: measure the peers again")
     parser.add_argument("--threads", type=int, default=1, help="x86: of each runtime; more than one: each alone")
-    parser.add_argument("--seconds", type=float, default=5.0, help="x86: for each runtime and model")
+    parser.add_argument("--seconds", type=float, default=5.0, help="x86, onnx: for each runtime and model")
     args = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     for name in args.names:
@@ -59,6 +60,14 @@ def x86(args: argparse.Namespace) -> None:
     from benchmarks import arm, x86
 
     x86.table(arm.names_of(args.models), args.threads, seconds=args.seconds)
+
+
+def onnx(args: argparse.Namespace) -> None:
+    """Seconds, nodes and latency of MiniLM as ONNX beside PyTorch's exporter; peak memory of lowering a Llama of 1 B parameters."""
+    from benchmarks import onnx
+
+    onnx.table(minilm_directory(), args.seconds)
+    measure(["-m", "tools.benchmarks.onnx", "float16"])
 
 
 def graph() -> None:

@@ -22,14 +22,14 @@ _LAST = np.iinfo(np.int64).max
 class Builder(Graph):
     """Operators by what they mean; a number, a size or a weight takes the place of a value where it can.
 
-    `attention`: whether attention may become the operator of that name, where the opset has it. `packed`: whether blocks
-    of a weight may become ONNX Runtime's own MatMulNBits.
+    `attention`: whether attention may become the operator of that name, where the opset has it. `onnxruntime`:
+    whether what ONNX Runtime alone has may stand in the file.
     """
 
-    def __init__(self, program: Program, opset: int, *, attention: bool = False, packed: bool = False) -> None:
+    def __init__(self, program: Program, opset: int, *, attention: bool = False, onnxruntime: bool = False) -> None:
         super().__init__(program, opset)
         self.attention = attention
-        self.packed = packed
+        self.onnxruntime = onnxruntime
         self.shapes = Shapes(self)
         self._grown: dict[Value, tuple[Value, list[int]]] = {}
 

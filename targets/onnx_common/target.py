@@ -12,6 +12,7 @@ import torch
 
 from edgecc.diagnostics import Remark
 from edgecc.errors import UsageError
+from edgecc.pipeline.base import REORDERED
 from edgecc.targeting import support
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
@@ -21,7 +22,8 @@ from edgecc.targets.onnx_common.lowering import DTYPES, OPSETS, lower, refuse
 from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
 from edgecc.targets.onnx_common.precision import PRECISIONS, reduce, tolerance
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner, contestant, find_requirements, require_onnx
-from edgecc.targets.onnx_common.write import MODEL, write
+from edgecc.targets.onnx_common.simplify import simplify
+from edgecc.targets.onnx_common.write import DATA, MODEL, write
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
@@ -40,7 +42,7 @@ class OnnxTarget(Target):
     """An ONNX file. `opset`: of the default domain. `threads`: what it is run with. `attention`: whether attention is one
     node, from opset 23 on. `exporter`: whether a model with operators that edgecc does not lower is written by PyTorch's
     exporter instead. `precision`: fp32, fp16 or bf16, for all but what rounding would break; `float_io`: whether inputs and
-    outputs stay float32 then.
+    outputs stay float32 then. `simplify`: whether onnxsim's result is taken where it is smaller and the same.
     """
 
     lacking: ClassVar[Mapping[str, str]] = {}  # why the target has not a precision, by its name
@@ -51,6 +53,7 @@ class OnnxTarget(Target):
     exporter: bool = True
     precision: str = "fp32"
     float_io: bool = True
+    simplify: bool = False
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
@@ -103,7 +106,18 @@ class OnnxTarget(Target):
         reduced = self._reduce(model, program, context)
         beside = write(model, directory)
         facts = {"opset": self.opset, "threads": self.threads, "nodes": len(model.graph), "exporter": bool(refused)}
+        if self.simplify:
+            return self._simplify(Lowered(MODEL, facts | reduced, beside), program, directory, context)
         return Lowered(MODEL, facts | reduced, beside)
+
+    def _simplify(self, lowered: Lowered, program: Program, directory: Path, context: PassContext) -> Lowered:
+        context.progress.detail("simplify by onnxsim")
+        names = [spec.name for spec in program.signature.inputs]
+        outcome = simplify(directory, names, context.samples, self.tolerance or REORDERED.tolerance)
+        context.remarks.add(Remark("missed" if outcome.why else "applied", self.name, "", str(outcome)))
+        nodes = outcome.nodes[0] if outcome.why else outcome.nodes[1]
+        beside = [DATA] if (directory / DATA).is_file() else []
+        return Lowered(MODEL, {**lowered.facts, "nodes": nodes, "simplified": outcome.facts}, beside)
 
     def _reduce(self, model: Any, program: Program, context: PassContext) -> dict[str, Any]:
         if self.precision == "fp32":

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgecc.ir.quantized import quantized
 from edgecc.ir.signature import Dim
 from edgecc.passes.fold_constants import FoldConstants
 from edgecc.testing import apply, operators, trace_function
@@ -114,3 +115,22 @@ def test_a_weight_made_of_parts_folds() -> None:
     _, program, _ = fold(Normed().eval(), X)
     assert operators(program) == ["aten.conv1d"]
     assert sorted(list(t.shape) for t in program.weights().values()) == [[5], [5, 4, 3]]
+
+
+class Quantized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, limits = self.layer.weight, (-127, 127, torch.int8)
+        scales, zeros = torch.full((8,), 2.0**-8), torch.zeros(8, dtype=torch.int64)
+        q = quantized.quantize_per_channel(weight, scales, zeros, 0, *limits)
+        return F.linear(x, quantized.dequantize_per_channel(q, scales, zeros, 0, *limits), self.layer.bias)
+
+
+def test_a_quantized_weight_becomes_integers_and_is_not_folded_back() -> None:
+    count, program, _ = fold(Quantized(), X)
+    assert count == 3 and operators(program) == ["quantized_decomposed.dequantize_per_channel", "aten.linear"]
+    stored = program.weights()["layer.weight_quantized"]
+    assert stored.dtype is torch.int8 and "layer.weight" not in program.weights()

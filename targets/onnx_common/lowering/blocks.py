@@ -24,7 +24,7 @@ def product(b: Builder, node: fx.Node, x: Value, bias: Value | None) -> Value | 
     unsigned: signed ones move by 8 or 128, which is what the operator takes as zero point where none is given.
     """
     weight = arguments_of(node)["weight"]
-    if not b.packed or not isinstance(weight, fx.Node) or weight.target is not GROUPS or not is_packable(weight):
+    if not b.onnxruntime or not isinstance(weight, fx.Node) or weight.target is not GROUPS or not is_packable(weight):
         return None
     bound, width = arguments_of(weight), bits(weight)
     rows, columns = b.sizes(b.weight(bound["x"]))
@@ -82,7 +82,7 @@ def dequantize(b: Builder, call: fx.Node, x: Value, scales: Value, zero_points: 
 
 def _dequantize(b: Builder, node: fx.Node, x: Value, scales: Value, zero_points: Value | None = None, **unused: Any) -> Value:
     """Nothing yet where MatMulNBits will read the blocks."""
-    return x if b.packed and is_packable(node) else dequantize(b, node, x, scales, zero_points)
+    return x if b.onnxruntime and is_packable(node) else dequantize(b, node, x, scales, zero_points)
 
 
 HANDLERS: Handlers = handlers(_dequantize, quantized.dequantize_per_channel_group.default)

@@ -30,7 +30,24 @@ def linear(b: Builder, x: Value, weight: Value, bias: Value | None, turned: Valu
 
 def _linear(b: Builder, node: fx.Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
     packed = blocks.product(b, node, x, bias)
-    return linear(b, x, weight, bias, turned_weight(b, node) or blocks.turned_weight(b, node)) if packed is None else packed
+    if packed is not None:
+        return packed
+    turned = turned_weight(b, node, any_rank=b.onnxruntime)
+    if turned is not None and b.onnxruntime:
+        return _apart(b, matmul(b, x, turned), bias)
+    return linear(b, x, weight, bias, turned or blocks.turned_weight(b, node))
+
+
+def _apart(b: Builder, product: Value, bias: Value | None) -> Value:
+    """The sum as ONNX Runtime does not make it a Gemm, for which it has no integer kernel: MatMulAddFusion looks for an Add of
+    a bias of rank 1 or 2.
+    """
+    if bias is None:
+        return product
+    if b.rank(product) > 2:
+        return b.op("Add", product, b.unsqueeze(bias, [0, 1]))
+    held = b.tensor_of(bias)
+    return b.op("Sub", product, b.op("Neg", bias) if held is None else b.derived([bias], "negated", torch.neg))
 
 
 def matmul(b: Builder, x: Value, y: Value) -> Value:

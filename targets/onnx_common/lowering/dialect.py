@@ -34,12 +34,13 @@ _SYMMETRIC = "quantize symmetrically, to int8 with zero point 0"
 @dataclass(frozen=True)
 class Dialect:
     """`activations`: "u8" writes those of int8 with zero point z as uint8 with z + 128, "s8" leaves them. `symmetric`: int8
-    with zero point 0 and constant scales is all there is. `packed`: com.microsoft's MatMulNBits may read blocks of a weight.
+    with zero point 0 and constant scales is all there is. `onnxruntime`: ONNX Runtime alone reads the file, so that its own
+    MatMulNBits may read blocks of a weight.
     """
 
     activations: str = "s8"
     symmetric: bool = False
-    packed: bool = False
+    onnxruntime: bool = False
 
     def rewrite(self, program: Program) -> Program:
         """The program with its activations as this dialect has them; the same numbers, and the program itself stays."""
@@ -115,9 +116,15 @@ def bits(node: fx.Node) -> int:
     return 4 if (bound["quant_min"], bound["quant_max"]) in ((-8, 7), (-7, 7), (0, 15)) else 8
 
 
+def is_narrow(bound: dict[str, Any]) -> bool:
+    """Whether a call saturates before QuantizeLinear does; by one step at the low end, as -127..127 does, is not counted."""
+    low, high = FULL[bound["dtype"]]
+    return bool(bound["quant_min"] > low + 1 or bound["quant_max"] < high)
+
+
 def _refuse_types(node: fx.Node) -> str | None:
     bound = arguments_of(node)
-    dtype, limits = bound["dtype"], (bound["quant_min"], bound["quant_max"])
+    dtype = bound["dtype"]
     x = fake(bound["x"])
     if bound.get("out_dtype") not in (None, torch.float32):
         return f"it dequantizes to {dtype_name(bound['out_dtype'])}, want float32"
@@ -125,9 +132,6 @@ def _refuse_types(node: fx.Node) -> str | None:
         return None  # computed when lowering
     if dtype not in FULL:
         return f"it quantizes to {dtype_name(dtype)}, want int8 or uint8"
-    low, high = FULL[dtype]
-    if not is_dequantize(node) and limits not in ((low, high), (low + 1, high)):
-        return f"it saturates at {limits[0]} and {limits[1]}, QuantizeLinear at {low} and {high}: quantize to the full range"
     axis = bound.get("axis")
     if axis is not None and not all(is_constant(p) for p in parameters(node) if p is not None):
         return "its scales per channel are computed: calibrate"
@@ -141,6 +145,9 @@ def _refuse_asymmetric(node: fx.Node) -> str | None:
         return None  # a bias, which is written in floating point
     if bound["dtype"] is not torch.int8:
         return f"it quantizes to {dtype_name(bound['dtype'])}, which TensorRT does not: {_SYMMETRIC}"
+    if not is_dequantize(node) and is_narrow(bound):
+        limits = bound["quant_min"], bound["quant_max"]
+        return f"it saturates at {limits[0]} and {limits[1]}, TensorRT at -128 and 127: quantize to the full range"
     offsets = constant(0 if zero_point is None else zero_point)
     if constant(scale) is None or offsets is None:
         return "its scale is computed, TensorRT wants it when it builds: calibrate"
@@ -177,7 +184,7 @@ def _refuse_groups(node: fx.Node, opset: int, dialect: Dialect) -> str | None:
         return f"it dequantizes to {dtype_name(bound['output_dtype'])}, want float32"
     if not all(is_constant(v) for v in (bound["x"], *parameters(node)) if v is not None):
         return "blocks of a tensor that is computed: blocks are for weights"
-    if dialect.packed and is_packable(node):
+    if dialect.onnxruntime and is_packable(node):
         return None
     if opset < 21:
         return f"DequantizeLinear has blocks from opset 21, and opset is {opset}: opset=21, or one scale per channel"

@@ -25,7 +25,7 @@ def lower(program: Program, opset: int, *, attention: bool = False, dialect: Dia
     written. Weights keep their PyTorch names and their memory. Raises InternalError, naming node and source line, where a call that was not refused cannot be lowered.
     """
     program = dialect.rewrite(program)
-    builder = Builder(program, opset, attention=attention, packed=dialect.packed)
+    builder = Builder(program, opset, attention=attention, onnxruntime=dialect.onnxruntime)
     values: dict[fx.Node, Any] = {}
     for node, spec in zip(program.inputs(), program.signature.inputs, strict=True):
         values[node] = builder.input(spec.name, node.meta["val"])

@@ -14,19 +14,20 @@ from torch import fx
 from edgecc.ir.dtypes import dtype_name
 from edgecc.ir.quantized import quantized
 from edgecc.targets.onnx_common.builder import Builder
-from edgecc.targets.onnx_common.lowering.dialect import is_constant
+from edgecc.targets.onnx_common.lowering.dialect import is_constant, is_narrow
 from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, arguments_of, fake, first, handlers
 
 aten = torch.ops.aten
 
 
-def turned_weight(b: Builder, node: fx.Node) -> Value | None:
+def turned_weight(b: Builder, node: fx.Node, *, any_rank: bool = False) -> Value | None:
     """The dequantized weight of a linear layer as [in, out], stored so; None where others read it as it is, or it is float.
+    `any_rank`: layers of two axes become MatMul too.
 
     Scales that go along its rows go along its columns: axis 1, that of the output channels of MatMul.
     """
     weight = arguments_of(node)["weight"]
-    if not isinstance(weight, fx.Node) or weight.target not in _DEQUANTIZE or not is_turnable(weight):
+    if not isinstance(weight, fx.Node) or weight.target not in _DEQUANTIZE or not is_turnable(weight, any_rank=any_rank):
         return None
     bound = arguments_of(weight)
     source = b.transpose(b.weight(bound["x"]), [1, 0])
@@ -34,10 +35,11 @@ def turned_weight(b: Builder, node: fx.Node) -> Value | None:
     return dequantize(b, source, given, None if bound.get("axis") is None else 1 - bound["axis"] % 2)
 
 
-def is_turnable(weight: fx.Node) -> bool:
+def is_turnable(weight: fx.Node, *, any_rank: bool = False) -> bool:
     """Whether only linear layers that become MatMul read what dequantizes a constant."""
-    readers = [user.target is aten.linear.default and user.args[1] is weight and first(user).dim() != 2 for user in weight.users]
-    return is_constant(weight.args[0]) and fake(weight.args[0]).dim() == 2 and all(readers)
+    layers = all(user.target is aten.linear.default and user.args[1] is weight for user in weight.users)
+    ranks = layers and (any_rank or all(first(user).dim() != 2 for user in weight.users))
+    return is_constant(weight.args[0]) and fake(weight.args[0]).dim() == 2 and ranks
 
 
 def dequantize(b: Builder, x: Value, bound: dict[str, Any], axis: int | None) -> Value:
@@ -49,31 +51,46 @@ def dequantize(b: Builder, x: Value, bound: dict[str, Any], axis: int | None) ->
 def _parameters(b: Builder, bound: dict[str, Any], dtype: torch.dtype, axis: int | None) -> tuple[Value, Value]:
     """Scale and zero point as ONNX takes them: of rank 0, or one for each channel; zero points of the quantized dtype."""
     scale, zero_point = (bound.get(name, bound.get(f"{name}s")) for name in ("scale", "zero_point"))
-    scale = b.constant(scale, torch.float32, "scale") if isinstance(scale, float) else b.tensor(scale, torch.float32)
+    scale = b.constant(scale, torch.float32, "scale") if isinstance(scale, float) else as_float(b, scale)
     count = [] if axis is None else b.sizes(scale)
-    if zero_point is None:
-        return b.reshape(scale, count), b.constant(torch.zeros(count), dtype, "zero")
-    held = torch.tensor(zero_point) if isinstance(zero_point, int) else b.tensor_of(zero_point)
-    if held is not None:
-        return b.reshape(scale, count), b.constant(held.reshape(count), dtype, "zero")
-    return b.reshape(scale, count), b.reshape(b.cast(zero_point, dtype), count)
+    number = zero_point is None or isinstance(zero_point, int)
+    held = torch.full(count, zero_point or 0) if number else b.tensor_of(zero_point)
+    zero = b.cast(zero_point, dtype) if held is None else b.constant(held.reshape(count), dtype, "zero")
+    return (scale, zero) if count else (_scalar(b, scale), _scalar(b, zero))
+
+
+def _scalar(b: Builder, x: Value) -> Value:
+    """One number without its axes."""
+    return b.reshape(x, []) if b.tensor_of(x) is not None else b.squeeze(x, list(range(b.rank(x))))
+
+
+def as_float(b: Builder, x: Value) -> Value:
+    """A scale or zero point in float32, and not by way of the float64 or int64 that PyTorch keeps it in."""
+    producer = x.producer()
+    if producer is not None and producer.op_type == "Cast" and b.dtype(producer.inputs[0]) is torch.float32:
+        return producer.inputs[0]
+    return b.cast(x, torch.float32)
 
 
 def _quantize(b: Builder, node: fx.Node, x: Value, **parameters: Any) -> Value:
     """round(x / scale) + zero_point, half to even, saturated. ONNX QuantizeLinear.
 
-    Narrow ranges, -127..127, saturate at -128: a number beyond the calibrated range may be one step lower.
+    -127..127 saturates at -128: a number beyond the calibrated range may be one step lower. Narrower ranges are clipped.
     """
-    if b.tensor_of(x) is not None:
+    if all(map(is_constant, node.all_input_nodes)):
         return _compute(b, node, x, parameters)
     dtype, axis = parameters["dtype"], parameters.get("axis")
     options = _parameters(b, parameters, dtype, axis)
-    return b.op("QuantizeLinear", x, *options, axis=axis, dtype=dtype, sizes=b.sizes(x))
+    found = b.op("QuantizeLinear", x, *options, axis=axis, dtype=dtype, sizes=b.sizes(x))
+    if not is_narrow(parameters):
+        return found
+    limits = (b.constant(parameters[name], dtype) for name in ("quant_min", "quant_max"))
+    return b.op("Clip", found, *limits, sizes=b.sizes(x))
 
 
 def _dequantize(b: Builder, node: fx.Node, x: Value, **parameters: Any) -> Value:
     """A vector, such as a bias, is stored in floating point: runtimes add it to what they have multiplied."""
-    if b.tensor_of(x) is not None and b.rank(x) <= 1:
+    if all(map(is_constant, node.all_input_nodes)) and b.rank(x) <= 1:
         return _compute(b, node, x, parameters)
     return dequantize(b, x, parameters, parameters.get("axis"))
 

@@ -25,6 +25,7 @@ from edgecc.targets.onnx_common.precision import reduce, tolerance
 from edgecc.targets.onnx_common.write import MODEL, write
 from edgecc.targets.tensorrt.lint import lint
 from edgecc.testing import trace_function
+from tests.models import ZOO, build
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
@@ -250,6 +251,17 @@ def test_a_tolerance_that_is_stated_is_kept(tmp_path):
 def test_what_cannot_be_had_is_refused(target, options, message):
     with pytest.raises(UsageError, match=message):
         made(target, options)
+
+
+@pytest.mark.slow
+def test_a_file_that_crashes_onnx_runtime_is_refused_for_it_and_verified_otherwise_for_tensorrt(tmp_path):
+    model, args, _ = build("bilstm_tagger")
+    dims = ZOO["bilstm_tagger"].dims
+    result = edgecc.compile(model, args, dims=dims, target=made("tensorrt", {"precision": "fp16"}), output=tmp_path / "out")
+    assert ["rounded to float16" in c.runtime for c in result.report.checks] == [True]
+    with pytest.raises(ContractError, match="crashes when it loads this float16 file"):
+        edgecc.compile(model, args, dims=dims, target=made("onnxruntime", {"precision": "fp16"}), output=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from edgecc.errors import UnsupportedError, UsageError
 from edgecc.ir import archive
 from edgecc.ir.quantized import quantized
+from edgecc.ir.signature import Dim
 from edgecc.ir.verify import verify
 from edgecc.registry import Registry
 from edgecc.targets.onnx_common.lowering.dialect import Dialect
@@ -23,7 +25,7 @@ from tests.targets.onnx.onnx_host import compiled
 
 INT8 = (-128, 127, torch.int8)
 UINT8 = (0, 255, torch.uint8)
-TENSORRT, X86, ARM = Dialect(symmetric=True), Dialect("u8", packed=True), Dialect(packed=True)
+TENSORRT, X86, ARM = Dialect(symmetric=True), Dialect("u8", onnxruntime=True), Dialect(onnxruntime=True)
 
 
 def fake_quantized(x, scale, zero_point, limits):
@@ -82,6 +84,14 @@ def test_a_zero_point_moves_the_range_and_zero_stays_zero(dialect, zero_point, l
     assert got[200] == 0.0
 
 
+@pytest.mark.parametrize("limits", [(0, 127, torch.uint8), (-64, 63, torch.int8)])
+def test_a_narrow_range_is_clipped(limits):
+    x = torch.linspace(-200, 200, 401)
+    program = trace_function(lambda x: fake_quantized(x, 1.0, 3, limits), x)
+    got = compiled(program, dialect=X86)(x)[0]
+    np.testing.assert_array_equal(got, np.clip(x.numpy(), limits[0] - 3, limits[1] - 3))
+
+
 def test_int8_activations_become_uint8_on_x86_alone(tmp_path):
     def model(x):
         return fake_quantized(x, 0.5, -3, INT8)
@@ -118,11 +128,35 @@ def test_scales_go_along_the_output_channels_of_what_reads_the_weight(name, tmp_
             source = makers[node.input[1]]
             axes[node.op_type] = source.attribute[0].i if source.attribute else 1, held[source.input[0]].shape
             assert held[source.input[0]].dtype == held[source.input[2]].dtype == np.int8
-    assert axes == {"Conv": (0, (24, 16, 3, 3)), "ConvTranspose": (1, (16, 24, 3, 3)), "Gemm": (0, (24, 16)), "MatMul": (1, (16, 24))}
+    gemm = {} if name == "onnxruntime" else {"Gemm": (0, (24, 16))}  # ONNX Runtime multiplies integers in MatMul alone
+    assert axes == {"Conv": (0, (24, 16, 3, 3)), "ConvTranspose": (1, (16, 24, 3, 3)), "MatMul": (1, (16, 24)), **gemm}
     assert "Transpose" not in kinds(file)
     found = OnnxRuntimeRunner(file, 1).run({"image": image.numpy(), "rows": rows.numpy(), "tokens": tokens.numpy()})
     for spec, want in zip(program.signature.outputs, program(image, rows, tokens), strict=True):
         np.testing.assert_allclose(found[spec.name], want.numpy(), atol=2e-5)  # float32 sums of some hundred terms
+
+
+@pytest.mark.parametrize("sizes", [(3, 16), (2, 3, 16)], ids=str)
+@pytest.mark.parametrize("bias", [None, random(24)], ids=["no bias", "bias"])
+def test_onnx_runtime_multiplies_integers(bias, sizes, tmp_path):
+    w, x = random(24, 16), random(*sizes, seed=1)
+    program, file = model_of(lambda x: F.linear(fake_quantized(x, 0.05, 0, INT8), weight(w), bias), x, folder=tmp_path)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    assert "MatMulIntegerToFloat" in kinds(tmp_path / "optimized.onnx")
+    np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], program(x)[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dialect", [TENSORRT, X86], ids=["tensorrt", "x86"])
+def test_sizes_may_be_dynamic(dialect):
+    w, bias = random(24, 16), random(24)
+    x = random(2, 3, 16)
+    dims = {"x": {0: Dim("batch", 1, 8), 1: Dim("length", 1, 8)}}
+    program = trace_function(lambda x: F.linear(fake_quantized(x, 0.05, 0, INT8), weight(w), bias), x, dims=dims)
+    run = compiled(program, dialect=dialect)
+    for given in (x, random(1, 1, 16), random(8, 5, 16)):
+        np.testing.assert_allclose(run(given)[0], program(given)[0].numpy(), atol=2e-5)  # float32 sums of 16 terms
 
 
 def test_a_weight_keeps_its_name_and_is_stored_once(tmp_path):
@@ -177,6 +211,55 @@ def test_a_program_with_quantization_survives_its_file(tmp_path):
     assert operators(again) == operators(program)
     x = random(2, 3, 16, seed=1)
     assert torch.equal(again(x)[0], program(x)[0])
+
+
+# -- scales that are computed
+
+
+@pytest.mark.parametrize(
+    "x", [random(3, 40), random(3, 40).abs() + 1, -random(3, 40).abs(), torch.zeros(2, 4)], ids=["normal", "above 1", "below 0", "zero"]
+)
+@pytest.mark.parametrize("limits", [INT8, UINT8])
+def test_scales_of_a_whole_tensor_are_those_of_pytorch(x, limits):
+    def model(x):
+        scale, zero_point = quantized.choose_qparams(x, *limits[:2], 2.0**-12, limits[2])
+        q = quantized.quantize_per_tensor(x, scale, zero_point, *limits)
+        return scale, zero_point, q, quantized.dequantize_per_tensor(q, scale, zero_point, *limits)
+
+    program = trace_function(model, x)
+    _close_integers(compiled(program, dialect=X86)(x), program(x))
+
+
+def _close_integers(got, want):
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.numpy().dtype
+        np.testing.assert_allclose(a.astype(np.float64), b.numpy().astype(np.float64), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("x", [random(2, 5, 64), random(2, 5, 64).abs() + 1, torch.zeros(2, 3, 4)], ids=["normal", "above 1", "zero"])
+def test_scales_of_each_token_are_those_of_pytorch(x):
+    def model(x):
+        scales, zero_points = quantized.choose_qparams_per_token_asymmetric(x, torch.int8)
+        q = quantized.quantize_per_token(x, scales, zero_points, *INT8)
+        return scales, zero_points, q, quantized.dequantize_per_token(q, scales, zero_points, *INT8, torch.float32)
+
+    program = trace_function(model, x)
+    _close_integers(compiled(program, dialect=X86)(x), program(x))
+
+
+def test_tensorrt_wants_scales_when_it_builds():
+    def tokens(x):
+        scales, zero_points = quantized.choose_qparams_per_token_asymmetric(x, torch.int8)
+        q = quantized.quantize_per_token(x, scales, zero_points, *INT8)
+        return quantized.dequantize_per_token(q, scales, zero_points, *INT8, torch.float32)
+
+    def tensor(x):
+        scale, zero_point = quantized.choose_qparams(x, *INT8[:2], 2.0**-12, torch.int8)
+        q = quantized.quantize_per_tensor(x, scale, zero_point, *INT8)
+        return quantized.dequantize_per_tensor(q, scale, zero_point, *INT8)
+
+    for model in (tokens, tensor):
+        assert "its scales are computed from each input, TensorRT wants them when it builds: calibrate" in refusal(model, random(2, 8))
 
 
 # -- blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import onnx
 import pytest
 import torch
 
-from edgecc.ir import capture
+from edgecc.__main__ import main
+from edgecc.ir import archive, capture
 from edgecc.registry import Registry
 from edgecc.targets.tensorrt.lint import lint
 from tests import ROOT
@@ -88,6 +90,14 @@ def test_every_dialect_computes_what_the_program_computes(made, smaller, warned,
             findings = lint(file, "10.15").findings
             assert [f for f in findings if f.severity == "E"] == []
             assert {f.rule for f in findings if f.rule.startswith("Q")} <= warned
+
+
+@pytest.mark.parametrize("made", ["minilm"], indirect=True)
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_a_quantized_model_is_compiled_and_verified_on_the_command_line(made, target, tmp_path):
+    archive.save(made[1], tmp_path / "quantized.pt2")
+    assert main(["compile", str(tmp_path / "quantized.pt2"), "--target", target, "-o", str(tmp_path / "out"), "-q"]) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["verify"]["cosine"] >= 0.99
 
 
 def _weights_are_stored_once_as_int8(file, activations, weights, kind):
