@@ -33,9 +33,9 @@ from edgecc.targeting import support
 from edgecc.targeting.base import Lowered, Target
 
 Eager = Callable[..., tuple[torch.Tensor, ...]]
-#: Tolerance for a program that quantizes activations. A sum that float32 rounds otherwise may fall into the next step of 127,
+#: Tolerance for the largest difference of a program that quantizes activations, and SQNR in dB for all of them. A sum that float32 rounds otherwise may fall into the next step of 127,
 #: which moves every number after it: up to 0.09 through the six layers of MiniLM, though no call is more than one step off.
-QUANTIZED = 0.2
+QUANTIZED = 0.2, 20.0
 
 
 @dataclass(frozen=True)
@@ -173,19 +173,20 @@ def edited(text: str, options: CompileOptions, registry: Registry) -> Pipeline:
 def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report, context: PassContext) -> None:
     job.progress.step("running the artifact and comparing it with the original model")
     report.checks = verification.run_checks(job.target.runners(directory, manifest), directory)
-    tolerance = _tolerance(job)
-    lines = verification.broken(report.checks, tolerance)
+    tolerance, sqnr = _bounds(job)
+    lines = verification.broken(report.checks, tolerance, sqnr)
     if lines:
         raise verification.mismatch(lines, verification.locate(job.program, job.target, context.samples[0], tolerance), job.target.name)
 
 
-def _tolerance(job: Job) -> float:
-    """What the user states, else what the target's arithmetic and the quantized activations of the program need."""
+def _bounds(job: Job) -> tuple[float, float]:
+    """The tolerance and the SQNR that the user states, else what the target's arithmetic and quantized activations need."""
     stated = job.recipe.options.tolerance
     if stated != CompileOptions.tolerance:
-        return stated
+        return stated, 0.0
     own = job.target.tolerance or stated
-    return max(own, QUANTIZED) if any(is_quantize(n) for n in job.program.calls()) else own
+    quantized = any(is_quantize(n) for n in job.program.calls())
+    return (max(own, QUANTIZED[0]), QUANTIZED[1]) if quantized else (own, 0.0)
 
 
 def _manifest(job: Job, lowered: Lowered, directory: Path) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def _manifest(job: Job, lowered: Lowered, directory: Path) -> dict[str, Any]:
         **({"beside": list(lowered.beside)} if lowered.beside else {}),
         **verification.describe_interface(job.program.signature),
         "seed": job.recipe.options.seed,
-        "tolerance": _tolerance(job),
+        **dict(zip(("tolerance", "min_sqnr_db"), _bounds(job), strict=True)),
         "facts": dict(lowered.facts),
         "versions": {name: _version(name) for name in ("edgecc", "torch", "numpy")},
         "files": artifact.digests(directory),

@@ -14,7 +14,7 @@ from edgecc.errors import ContractError
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
 from edgecc.ir.signature import Dim, Signature, TensorSpec
-from edgecc.pipeline.base import Reordered
+from edgecc.pipeline.base import Lossy, Numerics, Reordered
 from edgecc.pipeline.blame import values
 from edgecc.pipeline.context import PassContext
 from edgecc.pipeline.numerics import distance
@@ -34,9 +34,13 @@ def check_cases(runner: Runner, cases: Sequence[tuple[Arrays, Arrays]]) -> Runti
     return RuntimeCheck(runner.runtime, len(cases), run_cases(runner, cases))
 
 
-def broken(checks: Sequence[RuntimeCheck], tolerance: float) -> list[str]:
-    """One line for each runtime whose outputs are too far from the original model."""
-    found = [(c.runtime, c.distance.broken(Reordered(tolerance))) for c in checks]
+def broken(checks: Sequence[RuntimeCheck], tolerance: float, min_sqnr_db: float = 0.0) -> list[str]:
+    """One line for each runtime whose outputs are too far from the original model.
+
+    `min_sqnr_db`: what they must have besides, where the tolerance alone says little; 0 asks for nothing.
+    """
+    promises: list[Numerics] = [Reordered(tolerance), *([Lossy(min_sqnr_db)] if min_sqnr_db else [])]
+    found = [(c.runtime, next(filter(None, (c.distance.broken(p) for p in promises)), "")) for c in checks]
     return [f"on {runtime}: {why}" for runtime, why in found if why]
 
 

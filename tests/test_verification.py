@@ -10,6 +10,9 @@ from torch import nn
 
 import edgecc
 from edgecc.errors import ContractError
+from edgecc.pipeline.numerics import distance
+from edgecc.report import RuntimeCheck
+from edgecc.verification import broken
 from tests.cli.torch_host import TorchHost
 
 aten = torch.ops.aten
@@ -63,3 +66,13 @@ def test_a_model_that_draws_random_numbers_is_refused(tmp_path):
 
     with pytest.raises(edgecc.EdgeccError, match="does not compute what the model computes"):
         edgecc.compile(Noisy(), torch.randn(2, 4), target=TorchHost(), options=PIPELINE, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("scale, holds", [(0.05, True), (0.2, False)])
+def test_where_a_tolerance_says_little_all_numbers_must_be_near_too(scale, holds):
+    """Both are within 0.3 of the largest magnitude; noise of a fifth of the signal has an SQNR of 14 dB, of a twentieth 26 dB."""
+    want = torch.tensor([1.0, -1.0] * 50)
+    noise = scale * torch.tensor([1.0, 1.0, -1.0, -1.0] * 25)
+    check = RuntimeCheck("a runtime", 1, distance((want,), (want + noise,)))
+    assert broken([check], 0.3) == []
+    assert (broken([check], 0.3, 20.0) == []) == holds

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
     for runner in runners:
         session.terminal.progress.step(f"running {len(cases)} cases on {runner.runtime}")
         checks.append(verification.check_cases(runner, cases))
-    problems = verification.broken(checks, manifest["tolerance"])
+    problems = verification.broken(checks, manifest["tolerance"], manifest.get("min_sqnr_db", 0.0))
     found = {
         "ok": not problems,
         "files": [],

@@ -65,7 +65,7 @@ def _refuse_unbounded(program: Program) -> None:
     pairs = zip(signature.inputs, program.examples, strict=True)
     flags = [_flag(spec, example, signature.dims) for spec, example in pairs if open_ends.keys() & set(spec.shape)]
     raise UsageError(
-        f"dimension{'s' * (len(open_ends) > 1)} {', '.join(map(str, open_ends.values()))} of the inputs have no upper bound: "
+        f"no upper bound for the dimension{'s' * (len(open_ends) > 1)} {', '.join(map(str, open_ends.values()))} of the inputs: "
         "TensorRT builds an engine for shapes between a smallest and a largest one",
         hint=" ".join(flags) or "give every dynamic dimension bounds, for example batch=1..8",
     )
