@@ -14,9 +14,9 @@ error in units in the last place, and the instructions of one vector besides the
     log1p                2.03       2.10                 40           44
 
 With FMA: x86-64-v3 over every operand from 2^-30 to 128 in magnitude (log: every positive one) and every 61st of the
-others, and an emulated Cortex-A72 over every 61st (976th of the others); without: x86-64-v2 over every 7th (61st). gelu: over every
-operand, on the Cortex-A72 over every 16th. The
-measure is the C library in double. `python -m tests.targets.vector_math_host 1` measures again.
+others, and an emulated Cortex-A72 over every 61st (976th of the others); without: x86-64-v2 over every 7th (61st). gelu:
+over every operand, on the Cortex-A72 over every 16th. The measure is the C library in double.
+`python -m tests.targets.vector_math_host 1` measures again.
 
 NaN gives NaN, infinities, denormal operands and denormal results are what the function has there, and the sign of zero
 is kept. sigmoid, tanh and erf do not leave [-1, 1]. gelu cancels for x < 0: its absolute error is at most 9.1e-7 there
