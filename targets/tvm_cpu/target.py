@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgecc.diagnostics import Remark
 from edgecc.errors import UsageError
+from edgecc.quantization.support import QuantSupport
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
 from edgecc.targets.tvm_cpu import interface
@@ -78,7 +79,7 @@ class TvmCpu(Target):
     def capabilities(self) -> Capabilities:
         from edgecc.targets.tvm_cpu.lowering import DTYPES, refuse
 
-        return Capabilities(DTYPES, refuse)
+        return Capabilities(DTYPES, refuse, QuantSupport("integer"))
 
     def requirements(self) -> Sequence[Requirement]:
         return find_requirements(self.machine, self.runtime, self._runtime_root())
