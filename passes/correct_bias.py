@@ -80,27 +80,41 @@ class _Lockstep:
         return found
 
     def _shift(self, node: fx.Node) -> torch.Tensor | None:
+        """The mean difference, None where it is rounding or taking it out would leave the typical vector further off."""
         axis = 1 if node.target in ops.CONVOLUTIONS else -1
-        total, count, peak = torch.zeros(1, dtype=torch.float64), 0, 0.0
-        for wanted, given in self._runs:
-            value = wanted.env[node]
-            check_finite(node, value)
-            apart = (value.double() - given.env[node].double()).movedim(axis, 0).flatten(1)
-            total, count = total + apart.sum(1), count + apart.shape[1]
-            peak = max(peak, float(value.abs().max())) if value.numel() else peak
-        if not count or not float((total / count).abs().max()) > _LEAST * peak:
+        pairs = [tuple(_vectors(run.env[node], axis) for run in pair) for pair in self._runs]
+        for wanted, _ in pairs:
+            check_finite(node, wanted)
+        wanted, given = (torch.cat(side, 1) for side in zip(*pairs, strict=True))
+        if not wanted.numel():
             return None
-        shift = (total / count).float()
-        shape = [-1 if k == axis % node.meta["val"].dim() else 1 for k in range(node.meta["val"].dim())]
-        for _, given in self._runs:
-            given.env[node] = given.env[node] + shift.view(shape)
-        return shift
+        apart = wanted - given
+        shift = apart.mean(1)
+        if not float(shift.abs().max()) > _LEAST * float(wanted.abs().max()):
+            return None
+        if not _typical(apart - shift[:, None], wanted) < _typical(apart, wanted):
+            return None
+        shape = [1] * self._runs[0][1].env[node].dim()
+        shape[axis] = -1
+        for _, quantized in self._runs:
+            quantized.env[node] = quantized.env[node] + shift.float().view(shape)
+        return shift.float()
 
     def _forget(self, node: fx.Node) -> None:
         for pair in self._runs:
             for run in pair:
                 for used in run.user_to_last_uses.get(node, ()):
                     del run.env[used]
+
+
+def _vectors(value: torch.Tensor, axis: int) -> torch.Tensor:
+    """[channels, places] f64."""
+    return value.double().movedim(axis, 0).flatten(1)
+
+
+def _typical(error: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Mean of |error|^2 / |wanted|^2 over places, which a few loud ones do not decide."""
+    return float((error.square().sum(0) / wanted.square().sum(0).clamp(min=1e-30)).mean())
 
 
 def _ignore(node: fx.Node, value: torch.Tensor) -> None:
