@@ -22,8 +22,9 @@ from edgecc.quantization import operators as ops
 from edgecc.quantization.ranges import FloatRun, QuantizedRun, check_finite
 
 aten = torch.ops.aten
-#: A shift below this part of the output's largest magnitude is rounding.
-_LEAST = 1e-6
+#: A shift below this part of the output's largest magnitude is left: it is a twentieth of half a step of 8 bits.
+_LEAST = 1e-4
+_NAME = "corrected_bias"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class CorrectBias(Pass):
     samples: int = 32
 
     def run(self, program: Program, context: PassContext) -> int:
-        layers = [n for n in program.calls(aten.linear.default, *ops.CONVOLUTIONS) if any(map(_is_fake, ops.operands(n)))]
+        layers = [n for n in program.calls(aten.linear.default, *ops.CONVOLUTIONS) if _can_be_corrected(n)]
         chosen = list(islice(context.data, self.samples))
         if not layers or not chosen:
             return 0
@@ -47,8 +48,11 @@ class CorrectBias(Pass):
         return len(shifts)
 
 
-def _is_fake(value: object) -> bool:
-    return fake_quant.behind(value) is not value
+def _can_be_corrected(node: fx.Node) -> bool:
+    """Whether something of a layer is quantized, and its bias is still that of floating point."""
+    bias = node.args[2] if len(node.args) > 2 else None
+    corrected = isinstance(bias, fx.Node) and _NAME in str(bias.target)
+    return not corrected and any(fake_quant.behind(v) is not v for v in ops.operands(node))
 
 
 class _Lockstep:
@@ -127,5 +131,5 @@ def _add(program: Program, node: fx.Node, shift: torch.Tensor) -> None:
     held = program.weight(bias) if isinstance(bias, fx.Node) else None
     stem = provenance.module_path(node) or node.name
     moved = shift if held is None else held + shift.to(held.dtype)
-    added = program.add_weight(f"{stem}.corrected_bias", moved, node)
+    added = program.add_weight(f"{stem}.{_NAME}", moved, node)
     node.args = (*node.args[:2], added, *node.args[3:])
