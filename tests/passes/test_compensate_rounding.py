@@ -31,7 +31,7 @@ class Layer(nn.Module):
 class Pair(nn.Module):
     def __init__(self):
         super().__init__()
-        self.fc = nn.Linear(2, 9)
+        self.fc = nn.Linear(2, 90)
 
     def forward(self, x):
         return self.fc(x)
@@ -65,7 +65,7 @@ def test_weights_stand_on_the_grid_and_a_second_run_changes_nothing():
 
 def test_the_second_column_makes_up_for_the_first_as_least_squares_says():
     """Given q1, the best real w2 is w2 + (w1 - q1) h12 / h22; that is what is rounded."""
-    x = normal(200, 2) @ torch.tensor([[1.0, 0.8], [0.0, 0.6]])
+    x = normal(200, 2) @ torch.tensor([[1.0, 0.95], [0.0, 0.3]])
     program = traced(Pair, x)
     run(program, "insert-fake-quant{scheme='int4-weight-channel'}")
     found = fake_quant.weights(program)[0]
@@ -73,6 +73,7 @@ def test_the_second_column_makes_up_for_the_first_as_least_squares_says():
     h = (x.T @ x).double()
     first = (w[:, 0] / scale).round().clamp(-7, 7) * scale
     second = ((w[:, 1] + (w[:, 0] - first) * h[0, 1] / h[1, 1]) / scale).round().clamp(-7, 7) * scale
+    assert not torch.equal(second, (w[:, 1] / scale).round() * scale)
     apply(CompensateRounding(damping=1e-9), program)
     assert torch.allclose(program.weight(found.stored).double(), torch.stack([first, second], 1), atol=1e-6)
 
