@@ -135,10 +135,19 @@ def test_a_tied_embedding_reads_the_quantized_weight():
     assert [t.dtype for t in stored] == [torch.int8]
 
 
-def test_embeddings_are_quantized_by_rows_where_it_is_asked_for():
-    program = traced(lambda: nn.Embedding(9, 4), torch.tensor([[1, 2]]))
+@pytest.mark.parametrize("option", ["embeddings=true", "layers=[['.', 'int8-weight']]"])
+def test_embeddings_are_quantized_by_rows_where_it_is_asked_for(option):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(9, 4)
+
+        def forward(self, ids):
+            return self.table(ids)
+
+    program = traced(Net, torch.tensor([[1, 2]]))
     want = program(*program.examples)[0]
-    run(program, "insert-fake-quant{embeddings=true}, finalize-quant")
+    run(program, f"insert-fake-quant{{{option}}}, finalize-quant")
     got = program(*program.examples)[0]
     step = want.abs().max() / 127
     assert not torch.equal(got, want) and float((got - want).abs().max()) <= float(step) / 2 * 1.01
