@@ -29,13 +29,18 @@ def main() -> None:
         "compile": lambda _: compile_time(),
         "graph": lambda _: graph(),
         "onnx": onnx,
+        "quantization": quantization,
         "resnet20": lambda _: resnet20(),
         "x86": x86,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=sorted(benches))
     parser.add_argument(
-        "--models", nargs="+", default=[], metavar="M", help="arm, x86: these models of benchmarks/models.py, tuned or held-out (all)"
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="M",
+        help="arm, x86: these models of benchmarks/models.py, tuned or held-out (all); quantization: resnet20, minilm",
     )
     parser.add_argument("--cpu", choices=("cortex-a72", "neoverse-n1"), default="cortex-a72", help="arm: what is emulated and compiled for")
     parser.add_argument("--fresh", action="store_true", help="arm: measure the peers again")
@@ -68,6 +73,13 @@ def onnx(args: argparse.Namespace) -> None:
 
     onnx.table(minilm_directory(), args.seconds)
     measure(["-m", "tools.benchmarks.onnx", "float16"])
+
+
+def quantization(args: argparse.Namespace) -> None:
+    """Accuracy and size of quantized ResNet-20 and MiniLM, ours beside ONNX Runtime's quantizers and torchao."""
+    from benchmarks import quantization
+
+    quantization.table(args.models, DATA, minilm_directory())
 
 
 def graph() -> None:
