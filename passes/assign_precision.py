@@ -19,7 +19,7 @@ from torch import fx
 from edgecc.analysis.cost import macs
 from edgecc.errors import ContractError
 from edgecc.ir.program import Program
-from edgecc.pipeline.base import Lossy, Pass
+from edgecc.pipeline.base import LOSSY, Pass
 from edgecc.pipeline.context import PassContext, Sample
 from edgecc.quantization import fake_quant, weights
 from edgecc.quantization import operators as ops
@@ -28,12 +28,14 @@ from edgecc.quantization.scheme import WeightFormat
 
 @dataclass(frozen=True)
 class AssignPrecision(Pass):
-    """Higher precision: inputs in floating point with the weight's integers kept, or a weight of 8 bits where only weights are
+    """Keep the layers that suffer most in higher precision, as few as the limits allow.
+
+    Higher precision: inputs in floating point with the weight's integers kept, or a weight of 8 bits where only weights are
     quantized. `samples`: how many sensitivities are measured on.
     """
 
     name = "assign-precision"
-    numerics = Lossy(min_sqnr_db=-300)  # what it takes away is noise
+    numerics = LOSSY  # what it takes away is noise
 
     min_sqnr_db: float = 20.0
     samples: int = 4
