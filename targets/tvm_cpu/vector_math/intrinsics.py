@@ -67,11 +67,11 @@ def call(name: str, x: Expr) -> Expr:
 
 
 def requantize(x: Expr, multiplier: Expr, shift: int) -> Expr:
-    """See `requantization.requantize`."""
+    """Of one int32; see `requantization.requantize`."""
     from tvm import tirx
 
     install()
-    return tirx.call_intrin(str(x.dtype), "tirx.requantize", x, multiplier, tirx.const(shift, "int32"))
+    return tirx.call_intrin("int32", "tirx.requantize", x, multiplier, tirx.const(shift, "int32"))
 
 
 def _requantize(call: Any) -> Expr:
