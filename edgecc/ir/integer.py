@@ -65,10 +65,10 @@ def conv_int32(
     return convolve(_centered(x, x_zero), weight.to(torch.int32), bias, list(stride), list(padding), list(dilation), groups)
 
 
-@_operator("matmul_int32(Tensor a, Tensor b, int a_zero, int b_zero) -> Tensor")
-def matmul_int32(a: Tensor, b: Tensor, a_zero: int, b_zero: int) -> Tensor:
-    """`sum (a - a_zero) (b - b_zero)`. a [.., m, k], b [.., k, n] codes -> [.., m, n] int32."""
-    return _centered(a, a_zero) @ _centered(b, b_zero)
+@_operator("matmul_int32(Tensor x, Tensor other, int x_zero, int other_zero) -> Tensor")
+def matmul_int32(x: Tensor, other: Tensor, x_zero: int, other_zero: int) -> Tensor:
+    """`sum (x - x_zero) (other - other_zero)`. x [.., m, k], other [.., k, n] codes -> [.., m, n] int32."""
+    return _centered(x, x_zero) @ _centered(other, other_zero)
 
 
 @_operator("sum_int32(Tensor x, int x_zero, int[] dims, bool keepdim) -> Tensor")
@@ -86,16 +86,16 @@ def window_sum_int32(x: Tensor, x_zero: int, kernel: Sequence[int], stride: Sequ
     return padded.sum(list(range(x.dim(), x.dim() + len(kernel))), dtype=torch.int32)
 
 
-@_operator("add_int32(Tensor a, Tensor b, int a_zero, int b_zero, int a_multiplier, int b_multiplier) -> Tensor")
-def add_int32(a: Tensor, b: Tensor, a_zero: int, b_zero: int, a_multiplier: int, b_multiplier: int) -> Tensor:
-    """`(a - a_zero) a_multiplier + (b - b_zero) b_multiplier`, broadcast, int32. Multipliers are below 2^15 in magnitude."""
-    return _centered(a, a_zero) * a_multiplier + _centered(b, b_zero) * b_multiplier
+@_operator("add_int32(Tensor x, Tensor other, int x_zero, int other_zero, int x_multiplier, int other_multiplier) -> Tensor")
+def add_int32(x: Tensor, other: Tensor, x_zero: int, other_zero: int, x_multiplier: int, other_multiplier: int) -> Tensor:
+    """`(x - x_zero) x_multiplier + (other - other_zero) other_multiplier`, broadcast, int32. Multipliers are below 2^15 in magnitude."""
+    return _centered(x, x_zero) * x_multiplier + _centered(other, other_zero) * other_multiplier
 
 
-@_operator("mul_int32(Tensor a, Tensor b, int a_zero, int b_zero) -> Tensor")
-def mul_int32(a: Tensor, b: Tensor, a_zero: int, b_zero: int) -> Tensor:
-    """`(a - a_zero) (b - b_zero)`, broadcast, int32."""
-    return _centered(a, a_zero) * _centered(b, b_zero)
+@_operator("mul_int32(Tensor x, Tensor other, int x_zero, int other_zero) -> Tensor")
+def mul_int32(x: Tensor, other: Tensor, x_zero: int, other_zero: int) -> Tensor:
+    """`(x - x_zero) (other - other_zero)`, broadcast, int32."""
+    return _centered(x, x_zero) * _centered(other, other_zero)
 
 
 @_operator("rescale_int32(Tensor x, int x_zero) -> Tensor")

@@ -44,7 +44,7 @@ def _conv(
         if any(padding):
             width = [int64(w) for w in (0, 0, *padding)]
             data = topi.nn.pad(data, width, width, pad_value=tirx.const(x_zero, data.dtype))
-        return topi.nn.conv(data, kernel, list(stride), 0, list(dilation), groups, out_dtype=_SUM)
+        return topi.nn.conv(data, kernel, list(stride), 0, list(dilation), groups, "NC" + "DHW"[-len(stride) :], out_dtype=_SUM)
 
     sums = b.te(f"conv{len(stride)}d", convolve, x, held)
     return _shifted(b, sums, bias, x_zero, codes.reshape(len(codes), -1).sum(1, dtype=np.int64), 1)
@@ -99,20 +99,20 @@ def _one(size: Any) -> bool:
     return isinstance(size, (int, tirx.IntImm)) and int(size) == 1
 
 
-def _product(b: Builder, node: fx.Node, a: Expr, other: Expr, a_zero: int, b_zero: int) -> Expr:
-    """`sum (a - za) (b - zb)` as `sum a b - zb sum a - za sum b + k za zb`."""
+def _product(b: Builder, node: fx.Node, x: Expr, other: Expr, x_zero: int, other_zero: int) -> Expr:
+    """`sum (a - za) (c - zc)` as `sum a c - zc sum a - za sum c + k za zc`. The right operand is int8 for every CPU."""
     right = _as_int8(b, other) if dtype(other) == "uint8" else other
-    b_zero -= 128 if dtype(other) == "uint8" else 0
-    sums = b.te("matmul", _matmul, a, right)
-    depth = shape(a)[-1]
-    if b_zero:
-        rows = b.op("multiply", _total(b, a, -1), b.constant(b_zero, _SUM))
+    other_zero -= 128 if dtype(other) == "uint8" else 0
+    sums = b.te("matmul", _matmul, x, right)
+    depth = shape(x)[-1]
+    if other_zero:
+        rows = b.op("multiply", _total(b, x, -1), b.constant(other_zero, _SUM))
         sums = b.op("subtract", sums, rows)
-    if a_zero:
-        columns = b.op("multiply", _total(b, right, -2), b.constant(a_zero, _SUM))
+    if x_zero:
+        columns = b.op("multiply", _total(b, right, -2), b.constant(x_zero, _SUM))
         sums = b.op("subtract", sums, columns)
-    if a_zero and b_zero:
-        both = b.op("multiply", b.tensor(depth, _SUM), b.constant(a_zero * b_zero, _SUM))
+    if x_zero and other_zero:
+        both = b.op("multiply", b.tensor(depth, _SUM), b.constant(x_zero * other_zero, _SUM))
         sums = b.op("add", sums, both)
     return sums
 
@@ -161,25 +161,25 @@ def _window_sum(
     return b.op("subtract", sums, b.constant(x_zero * int(np.prod(kernel)), _SUM)) if x_zero else sums
 
 
-def _add(b: Builder, node: fx.Node, a: Expr, other: Expr, a_zero: int, b_zero: int, a_multiplier: int, b_multiplier: int) -> Expr:
+def _add(b: Builder, node: fx.Node, x: Expr, other: Expr, x_zero: int, other_zero: int, x_multiplier: int, other_multiplier: int) -> Expr:
     from tvm import tirx
 
-    constant = -(a_zero * a_multiplier + b_zero * b_multiplier)
+    constant = -(x_zero * x_multiplier + other_zero * other_multiplier)
 
-    def element(x: Any, y: Any) -> Any:
-        first, second = (v.astype(_SUM) * tirx.const(m, _SUM) for v, m in ((x, a_multiplier), (y, b_multiplier)))
+    def element(a: Any, c: Any) -> Any:
+        first, second = (v.astype(_SUM) * tirx.const(m, _SUM) for v, m in ((a, x_multiplier), (c, other_multiplier)))
         return first + second + tirx.const(constant, _SUM)
 
-    return b.broadcasting("add_int32", element, a, other)
+    return b.broadcasting("add_int32", element, x, other)
 
 
-def _mul(b: Builder, node: fx.Node, a: Expr, other: Expr, a_zero: int, b_zero: int) -> Expr:
+def _mul(b: Builder, node: fx.Node, x: Expr, other: Expr, x_zero: int, other_zero: int) -> Expr:
     from tvm import tirx
 
-    def element(x: Any, y: Any) -> Any:
-        return (x.astype(_SUM) - tirx.const(a_zero, _SUM)) * (y.astype(_SUM) - tirx.const(b_zero, _SUM))
+    def element(a: Any, c: Any) -> Any:
+        return (a.astype(_SUM) - tirx.const(x_zero, _SUM)) * (c.astype(_SUM) - tirx.const(other_zero, _SUM))
 
-    return b.broadcasting("mul_int32", element, a, other)
+    return b.broadcasting("mul_int32", element, x, other)
 
 
 def _rescale(b: Builder, node: fx.Node, x: Expr, x_zero: int) -> Expr:
