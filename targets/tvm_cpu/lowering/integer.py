@@ -191,17 +191,14 @@ def _rescale(b: Builder, node: fx.Node, x: Expr, x_zero: int) -> Expr:
 def _requantize(
     b: Builder, node: fx.Node, sums: Expr, multiplier: Expr, shift: int, axis: int, zero: int, low: int, high: int, dtype: torch.dtype
 ) -> Expr:
-    from tvm import tirx
-
     from edgecc.targets.tvm_cpu.vector_math.intrinsics import requantize
+    from edgecc.targets.tvm_cpu.vector_math.requantization import Step
 
-    to, least, most = dtype_name(dtype), low - zero, high - zero
+    step = Step(shift, zero, low, high, dtype_name(dtype))
     channel = axis % max(rank(sums), 1)
 
     def element(acc: Any, m: Any, *index: Any) -> Any:
-        rounded = requantize(acc(*index), m(index[channel]) if len(m.shape) else m(), shift)
-        clamped = tirx.max(tirx.min(rounded, tirx.const(most, _SUM)), tirx.const(least, _SUM))
-        return (clamped + tirx.const(zero, _SUM)).astype(to)
+        return requantize(acc(*index), m(index[channel]) if len(m.shape) else m(), step)
 
     return b.compute("requantize", shape(sums), element, sums, multiplier)
 

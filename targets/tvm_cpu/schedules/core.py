@@ -12,7 +12,7 @@ class Core:
     `by_lane`: a multiply-add can take one lane of a register as a factor (AArch64), so that one load of several
     elements serves several of them; elsewhere a factor is broadcast from memory. `fma_ports`, `load_ports`: how many
     a cycle; `fma_latency`: cycles. `l1`, `l2`: bytes of data cache that one core has for itself. `dot`: the instructions for
-    8-bit integers, see `dots`.
+    8-bit integers, see `dots`. `permutes`: VPERMI2B permutes the bytes of two 512-bit registers (AVX-512 VBMI).
     Sources: Arm's software optimization guides of Cortex-A53/A55/A72/A76 and Neoverse N1; Agner Fog, "The
     microarchitecture of Intel, AMD and VIA CPUs" and his instruction tables.
     """
@@ -27,6 +27,7 @@ class Core:
     l1: int
     l2: int
     dot: str = ""
+    permutes: bool = False
 
     @property
     def accumulators(self) -> int:
@@ -65,5 +66,5 @@ CORES = {
     "x86-64-v4": _AVX512,
     "skylake-avx512": _AVX512,
     "cascadelake": _VNNI,
-    "znver4": _VNNI,
+    "znver4": replace(_VNNI, permutes=True),
 }

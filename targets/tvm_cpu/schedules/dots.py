@@ -52,7 +52,7 @@ def dot_of(core: Core, left: str, right: str, columns: object, depth: object) ->
 
 
 _ARM = {
-    "smlal": Dot("smlal", 4, 16, 8, 16, "int8", each=3),
+    "smlal": Dot("smlal", 4, 16, 8, 32, "int8", each=3),
     "sdot": Dot("sdot", 4, 4, 4, 16, "int8"),
     "smmla": Dot("smmla", 4, 8, 8, 16, "int8", rows=2),
 }
@@ -82,9 +82,9 @@ def _stored(dot: Dot, vectors: int) -> int:
 
 def _registers(dot: Dot, r: int, v: int) -> int:
     if dot.name == "smlal":
-        return r * v * 4 + r + 3
+        return r * v * 4 + r + 9  # LLVM moves registers about where fewer are free
     if dot.name == "smmla":
-        return math.ceil(r / 2) * v * 2 + math.ceil(r / 2) + 2
+        return math.ceil(r / 2) * (v * 2 + 2) + 4
     return r * v + v + (r if dot.name == "sdot" else 2)
 
 
@@ -99,7 +99,7 @@ def _cost(core: Core, dot: Dot, tile: Tile, rows: int, columns: int, depth: int)
 def _step(core: Core, dot: Dot, r: int, v: int) -> float:
     """Cycles for one chunk of the depth."""
     if dot.name == "smlal":
-        products, loads, moves = r * v * 4, r + v * 4, 0
+        products, loads, moves = r * v * 8, 2 * r + v * 8, 0
     elif dot.name == "smmla":
         pairs = math.ceil(r / 2)
         products, loads, moves = pairs * v * 2 * 2, 2 * pairs + v * 4, 2 * pairs

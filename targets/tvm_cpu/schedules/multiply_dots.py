@@ -186,18 +186,20 @@ def _smmla(tile: _Tile, dot: Dot, stride: Any) -> Kind:
         tile.code.store(blocks, [vector(n * 4, 4)], _zeros(4))
 
     def advance(tile: _Tile, steps: int, at_left: Expr, at_right: Expr) -> None:
-        eights: list[list[Expr]] = []
-        for p in range(0, rows, 2):
-            a, b = (tile.bind("a", tile.of_left(min(i, rows - 1), at_left, steps)) for i in (p, p + 1))
-            eights.append(
-                [tile.bind("a", _shuffle([a, b], [*range(k, k + 8), *range(steps + k, steps + k + 8)])) for k in range(0, steps, 8)]
-            )
-        for k in range(steps // 8):
-            for q in range(width // 2):
-                w = tile.bind("w", tile.of_right(at_right + (k * width + q * 2) * 8, 16))
-                for p, left in enumerate(eights):
-                    at = (p * (width // 2) + q) * 4
-                    tile.put(blocks, at, _call("int32x4", name, blocks[vector(at, 4)], left[k], w))
+        for start in range(0, steps, 16):
+            count = min(16, steps - start)
+            eights = [pairs(tile, p, at_left + start, count) for p in range(0, rows, 2)]
+            for k in range(count // 8):
+                for q in range(width // 2):
+                    w = tile.bind("w", tile.of_right(at_right + (start + k * 8) * width + q * 16, 16))
+                    for p, left in enumerate(eights):
+                        at = (p * (width // 2) + q) * 4
+                        tile.put(blocks, at, _call("int32x4", name, blocks[vector(at, 4)], left[k], w))
+
+    def pairs(tile: _Tile, row: int, at: Expr, count: int) -> list[Expr]:
+        """Eight steps of two rows in each register; an odd row is paired with itself."""
+        a, b = (tile.bind("a", tile.of_left(min(i, rows - 1), at, count)) for i in (row, row + 1))
+        return [tile.bind("a", _shuffle([a, b], [*range(k, k + 8), *range(count + k, count + k + 8)])) for k in range(0, count, 8)]
 
     def finish() -> None:
         for i in range(rows):

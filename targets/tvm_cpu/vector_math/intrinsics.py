@@ -24,7 +24,7 @@ FUNCTIONS: dict[str, Function] = {
 _OURS = {  # operators that TVM does not have
     "expm1": "exp(x) - 1",
     "gelu": "x / 2 (1 + erf(x / sqrt 2))",
-    "requantize": "x m / 2^(31+s), rounded half upwards",
+    "requantize": "clamp(z + x m / 2^(31+s), low, high), rounded half upwards",
 }
 _LEVEL = 199  # above TVM's own rules
 _PURE = 1  # tvm::tirx::CallEffectKind::kPure
@@ -66,18 +66,20 @@ def call(name: str, x: Expr) -> Expr:
     return tirx.call_intrin(x.ty.dtype, f"tirx.{name}", x)
 
 
-def requantize(x: Expr, multiplier: Expr, shift: int) -> Expr:
-    """Of one int32; see `requantization.requantize`."""
+def requantize(x: Expr, multiplier: Expr, step: requantization.Step) -> Expr:
+    """The code of one int32; see `requantization.requantize`."""
     from tvm import tirx
 
     install()
-    return tirx.call_intrin("int32", "tirx.requantize", x, multiplier, tirx.const(shift, "int32"))
+    numbers = (tirx.const(v, "int32") for v in (step.shift, step.zero, step.low, step.high))
+    return tirx.call_intrin(step.dtype, "tirx.requantize", x, multiplier, *numbers)
 
 
 def _requantize(call: Any) -> Expr:
-    x, multiplier, shift = call.args
-    shift = getattr(shift, "value", shift)  # of a broadcast
-    return requantization.requantize(x, multiplier, int(shift), _architecture())
+    x, multiplier, *rest = call.args
+    shift, zero, low, high = (int(getattr(v, "value", v)) for v in rest)  # of broadcasts, where the operands are vectors
+    step = requantization.Step(shift, zero, low, high, str(call.ty.dtype).partition("x")[0])
+    return requantization.requantize(x, multiplier, step, _architecture())
 
 
 def _known_rule(operator: Any) -> Callable[[Any], Expr] | None:

@@ -1,11 +1,12 @@
-"""Requantization: a sum of products in the steps of another scale, rounded once, the same on every CPU.
+"""Requantization: sums of products as codes of another scale, rounded once, the same on every CPU.
 
-`floor((x m + 2^(30+s)) / 2^(31+s))`, half upwards: Jacob et al., "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", CVPR 2018, section 2.2, with one rounding in place of two.
+`clamp(z + floor((x m + 2^(30+s)) / 2^(31+s)), low, high)`, half upwards: Jacob et al., "Quantization and Training of Neural
+Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 2.2, with one rounding in place of two.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from edgecc.targets.tvm_cpu.vector_math.terms import Expr
@@ -13,50 +14,84 @@ from edgecc.targets.tvm_cpu.vector_math.terms import Expr
 _NEON = 4  # lanes of int32
 
 
-def requantize(x: Expr, multiplier: Expr, shift: int, arch: str) -> Expr:
-    """`x m / 2^(31+s)` as int32 for int32 x and `0 <= m < 2^31`; -7 <= s <= 30. The result must fit."""
+@dataclass(frozen=True)
+class Step:
+    """`shift` is s above, -7 <= s <= 30; `dtype` int8 or uint8."""
+
+    shift: int
+    zero: int
+    low: int
+    high: int
+    dtype: str
+
+
+def requantize(x: Expr, multiplier: Expr, step: Step, arch: str) -> Expr:
+    """The codes for int32 x and `0 <= multiplier < 2^31`, a scalar or a vector of any number of lanes."""
     lanes = int(x.ty.dtype.lanes)
-    if arch == "aarch64" and shift >= 1 and lanes % _NEON == 0:
-        return _in_pieces(x, multiplier, shift)
-    if shift >= 2:
-        return _high_half(x, multiplier, shift)
-    return _cast(x.ty.dtype, _wide(x) * _wide(multiplier) + _int64(1 << (30 + shift), lanes) >> _int64(31 + shift, lanes))
+    if arch == "aarch64" and step.shift >= 1 and lanes % _NEON == 0:
+        return _neon(x, multiplier, step)
+    zero = step.zero
+    if step.shift >= 2:
+        # the high half of the product, then the rest of the shift, with its rounding and, where there is room, the zero
+        own = zero << step.shift - 1 if step.shift <= 20 else 0
+        high = _cast("int32", _wide(x) * _wide(multiplier) >> _number(32, "int64", lanes))
+        rounded = high + _number((1 << step.shift - 2) + own, "int32", lanes) >> _number(step.shift - 1, "int32", lanes)
+        zero = 0 if step.shift <= 20 else zero
+    else:
+        half, by = _number(1 << 30 + step.shift, "int64", lanes), _number(31 + step.shift, "int64", lanes)
+        wide = _clamp(_wide(x) * _wide(multiplier) + half >> by, -(2**20), 2**20, "int64")
+        rounded = _cast("int32", wide)
+    moved = rounded + _number(zero, "int32", lanes) if zero else rounded
+    return _cast(step.dtype, _clamp(moved, step.low, step.high, "int32"))
 
 
-def _in_pieces(x: Expr, multiplier: Expr, shift: int) -> Expr:
-    """SQDMULH, the floor of `x m / 2^31`, then SRSHL, which rounds: floors nest."""
+def _neon(x: Expr, multiplier: Expr, step: Step) -> Expr:
+    """SQDMULH, the floor of `x m / 2^31`, then SRSHL, which rounds: floors nest. SQXTN narrows and clamps."""
     from tvm import tirx
 
     lanes = int(x.ty.dtype.lanes)
-    back = tirx.Broadcast(tirx.const(-shift, "int32"), _NEON)
-    parts = []
+    back = tirx.Broadcast(tirx.const(-step.shift, "int32"), _NEON)
+    halves = []
     for start in range(0, lanes, _NEON):
         a, m = (v if lanes == _NEON else _lanes([v], range(start, start + _NEON)) for v in (x, multiplier))
-        product = tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", a, m)
-        parts.append(tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.srshl.v4i32", product, back))
-    return parts[0] if len(parts) == 1 else _lanes(parts, range(lanes))
+        product = _call("int32x4", "sqdmulh.v4i32", a, m)
+        halves.append(_call("int16x4", "sqxtn.v4i16", _call("int32x4", "srshl.v4i32", product, back)))
+    parts = []
+    for at in range(0, len(halves), 2):
+        pair = halves[at : at + 2]
+        eight = _lanes([pair[0], pair[-1]], range(8))
+        moved = _call("int16x8", "sqadd.v8i16", eight, _number(step.zero, "int16", 8)) if step.zero else eight
+        parts.append(_call(f"{step.dtype}x8", f"{'sqxtn' if step.dtype == 'int8' else 'sqxtun'}.v8i8", moved))
+    codes = parts[0] if len(parts) == 1 else _lanes(parts, range(8 * len(parts)))
+    codes = codes if lanes == 8 * len(parts) else _lanes([codes], range(lanes))
+    least, most = (-128, 127) if step.dtype == "int8" else (0, 255)
+    if step.low > least:
+        codes = tirx.max(codes, _number(step.low, step.dtype, lanes))
+    return tirx.min(codes, _number(step.high, step.dtype, lanes)) if step.high < most else codes
 
 
-def _high_half(x: Expr, multiplier: Expr, shift: int) -> Expr:
-    """The high half of the product, then the rest of the shift with its rounding."""
+def _call(dtype: str, name: str, *operands: Expr) -> Expr:
+    from tvm import tirx
+
+    return tirx.call_llvm_pure_intrin(dtype, f"llvm.aarch64.neon.{name}", *operands)
+
+
+def _clamp(x: Expr, low: int, high: int, dtype: str) -> Expr:
+    from tvm import tirx
+
     lanes = int(x.ty.dtype.lanes)
-    high = _cast(x.ty.dtype, _wide(x) * _wide(multiplier) >> _int64(32, lanes))
-    return high + _number(1 << (shift - 2), "int32", lanes) >> _number(shift - 1, "int32", lanes)
+    return tirx.max(tirx.min(x, _number(high, dtype, lanes)), _number(low, dtype, lanes))
 
 
 def _wide(x: Expr) -> Expr:
-    lanes = int(x.ty.dtype.lanes)
-    return _cast("int64" if lanes == 1 else f"int64x{lanes}", x)
+    return _cast("int64", x)
 
 
-def _cast(dtype: Any, x: Expr) -> Expr:
+def _cast(dtype: str, x: Expr) -> Expr:
     from tvm import tirx
 
-    return tirx.Cast(dtype, x)
-
-
-def _int64(value: int, lanes: int) -> Expr:
-    return _number(value, "int64", lanes)
+    lanes = int(x.ty.dtype.lanes)
+    return tirx.Cast(dtype if lanes == 1 else f"{dtype}x{lanes}", x)
 
 
 def _number(value: int, dtype: str, lanes: int) -> Expr:
@@ -66,7 +101,7 @@ def _number(value: int, dtype: str, lanes: int) -> Expr:
     return constant if lanes == 1 else tirx.Broadcast(constant, lanes)
 
 
-def _lanes(vectors: list[Expr], order: range) -> Expr:
+def _lanes(vectors: list[Any], order: range) -> Expr:
     from tvm import tirx
 
     return tirx.Shuffle(vectors, [tirx.const(i, "int32") for i in order])
