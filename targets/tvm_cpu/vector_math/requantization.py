@@ -34,7 +34,7 @@ def requantize(x: Expr, multiplier: Expr, step: Step, arch: str) -> Expr:
     if step.shift >= 2:
         # the high half of the product, then the rest of the shift, with its rounding and, where there is room, the zero
         own = zero << step.shift - 1 if step.shift <= 20 else 0
-        high = _cast("int32", _wide(x) * _wide(multiplier) >> _number(32, "int64", lanes))
+        high = _high_half(x, multiplier, arch)
         rounded = high + _number((1 << step.shift - 2) + own, "int32", lanes) >> _number(step.shift - 1, "int32", lanes)
         zero = 0 if step.shift <= 20 else zero
     else:
@@ -43,6 +43,22 @@ def requantize(x: Expr, multiplier: Expr, step: Step, arch: str) -> Expr:
         rounded = _cast("int32", wide)
     moved = rounded + _number(zero, "int32", lanes) if zero else rounded
     return _cast(step.dtype, _clamp(moved, step.low, step.high, "int32"))
+
+
+def _high_half(x: Expr, multiplier: Expr, arch: str) -> Expr:
+    """`x m / 2^32` as int32, rounded down."""
+    from tvm import tirx
+
+    lanes = int(x.ty.dtype.lanes)
+    if arch != "x86_64" or lanes < 4:
+        return _cast("int32", _wide(x) * _wide(multiplier) >> _number(32, "int64", lanes))
+    # VPMULDQ multiplies the even elements of two registers: the odd ones are moved there, and no element crosses a lane
+    by = _number(32, "int64", lanes // 2)
+    pairs = [tirx.reinterpret(f"int64x{lanes // 2}", v) for v in (x, multiplier)]
+    even = (pairs[0] << by >> by) * (pairs[1] << by >> by)
+    odd = (pairs[0] >> by) * (pairs[1] >> by)
+    halves = [tirx.reinterpret(f"int32x{lanes}", v) for v in (even, odd)]
+    return tirx.Shuffle(halves, [tirx.const(i + (lanes if i % 2 else 1), "int32") for i in range(lanes)])
 
 
 def _neon(x: Expr, multiplier: Expr, step: Step) -> Expr:
