@@ -8,7 +8,7 @@ from edgecc.targets.tvm_cpu import vector_math
 from edgecc.targets.tvm_cpu.layout import assign_layouts
 from edgecc.targets.tvm_cpu.machines import Machine
 from edgecc.targets.tvm_cpu.schedules.accumulate import allow_vectors_of_isnan
-from edgecc.targets.tvm_cpu.schedules.contraction import recognise
+from edgecc.targets.tvm_cpu.schedules.contraction import narrow
 from edgecc.targets.tvm_cpu.schedules.core import CORES
 from edgecc.targets.tvm_cpu.schedules.module import Choice, schedule_functions
 from edgecc.targets.tvm_cpu.schedules.stage import NotStagesError, read
@@ -42,11 +42,13 @@ def _with_patterns(module: tvm.IRModule) -> tvm.IRModule:
 
 
 def _sums_codes(name: str, function: tvm.tirx.PrimFunc) -> bool:
+    from tvm import tirx
+
     try:
         kernel = read(name, function)
     except NotStagesError:
         return False
-    return any(s.buffer.ty.dtype == "int32" and recognise(kernel, s) for s in kernel.stages)
+    return any(s.combine == "sum" and isinstance(s.term, tirx.Mul) and narrow(s.term.a) is not s.term.a for s in kernel.stages)
 
 
 def schedule(module: tvm.IRModule, machine: Machine, prefer: str = "speed") -> tuple[tvm.IRModule, list[Choice]]:

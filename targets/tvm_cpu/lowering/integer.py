@@ -13,7 +13,7 @@ from edgecc.ir.integer import CODES, integer
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, dtype_name, int64, rank, shape
 from edgecc.targets.tvm_cpu.lowering.handler import Handlers, arguments_of, handlers
 
-_SUM = "int32"
+_SUM, _FACTOR = "int32", "int16"
 
 
 def _linear(b: Builder, node: fx.Node, x: Expr, weight: Expr, bias: Expr | None, x_zero: int) -> Expr:
@@ -38,16 +38,47 @@ def _conv(
     from tvm import tirx, topi
 
     codes = b.value(weight)
+    if groups == shape(x)[1] > 1 and codes.shape[1] == 1:
+        return _depthwise(b, x, codes, bias, x_zero, stride, padding, dilation)
     held = b.constant(codes, _stored(codes))
 
     def convolve(data: Any, kernel: Any) -> Any:
         if any(padding):
             width = [int64(w) for w in (0, 0, *padding)]
             data = topi.nn.pad(data, width, width, pad_value=tirx.const(x_zero, data.dtype))
-        return topi.nn.conv(data, kernel, list(stride), 0, list(dilation), groups, "NC" + "DHW"[-len(stride) :], out_dtype=_SUM)
+        return topi.nn.conv(data, kernel, list(stride), 0, list(dilation), groups, _layout(stride), out_dtype=_SUM)
 
     sums = b.te(f"conv{len(stride)}d", convolve, x, held)
     return _shifted(b, sums, bias, x_zero, codes.reshape(len(codes), -1).sum(1, dtype=np.int64), 1)
+
+
+def _depthwise(
+    b: Builder,
+    x: Expr,
+    codes: np.ndarray[Any, Any],
+    bias: Expr | None,
+    x_zero: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Expr:
+    """One channel each: codes are centered before they are padded, so that a kernel may leave out what is padded."""
+    from tvm import te, tirx, topi
+
+    def convolve(data: Any, kernel: Any) -> Any:
+        zero = tirx.const(x_zero, _FACTOR)
+        centered = te.compute(data.shape, lambda *i: data(*i).astype(_FACTOR) - zero, name="centered")
+        if any(padding):
+            width = [int64(w) for w in (0, 0, *padding)]
+            centered = topi.nn.pad(centered, width, width, pad_value=tirx.const(0, _FACTOR))
+        return topi.nn.conv(centered, kernel, list(stride), 0, list(dilation), len(codes), _layout(stride), out_dtype=_SUM)
+
+    sums = b.te(f"depthwise{len(stride)}d", convolve, x, b.constant(codes, _FACTOR))
+    return _shifted(b, sums, bias, 0, np.zeros(len(codes), np.int64), 1)
+
+
+def _layout(stride: Sequence[int]) -> str:
+    return "NC" + "DHW"[-len(stride) :]
 
 
 def _stored(codes: np.ndarray[Any, Any]) -> str:

@@ -20,7 +20,7 @@ from edgecc.targets.tvm_cpu.schedules.product import Left, Product
 from edgecc.targets.tvm_cpu.schedules.stage import Axis, Kernel
 from edgecc.targets.tvm_cpu.schedules.tiles import columns_first, together
 
-_SMALL = frozenset({"int8", "uint8"})
+_SMALL = frozenset({"int8", "uint8", "int16"})
 
 
 def contract_integers(kernel: Kernel, core: Core, constants: frozenset[int]) -> Plan | None:

@@ -96,10 +96,10 @@ def recognise(kernel: Kernel, stage: Stage) -> Contraction | None:
 
 
 def narrow(factor: Expr) -> Expr:
-    """A factor of a sum of 32-bit integers as the 8-bit integer that it is made of; any other factor as it is."""
+    """A factor of a sum of 32-bit integers as the shorter integer that it is made of; any other factor as it is."""
     from tvm import tirx
 
-    return factor.value if isinstance(factor, tirx.Cast) and str(factor.value.ty.dtype) in ("int8", "uint8") else factor
+    return factor.value if isinstance(factor, tirx.Cast) and str(factor.value.ty.dtype) in ("int8", "uint8", "int16") else factor
 
 
 def fuse(axes: tuple[Axis, ...], *places: Linear) -> list[Group]:
