@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from edgecc import artifact, compiler
+from edgecc import calibration as given
 from edgecc.compiler import CompileResult, Job
 from edgecc.errors import UsageError
 from edgecc.ir import archive, capture
@@ -49,22 +50,34 @@ def compile(
     dims: Dims | None = None,
     overwrite: bool = False,
     load: Sequence[str | Path] = (),
+    calibration: Iterable[Any] | None = None,
+    evaluate: Callable[[Program], float] | None = None,
 ) -> CompileResult:
     """Compile a module or program for a target, and verify the artifact on its runtime.
+
+    `calibration`: samples for `options.quant`, each a dict by input name, a tuple or one array. `evaluate`: how good a program
+    is, higher is better; it is called with a Program, which takes the flat inputs and gives a tuple.
 
     `output`: the run directory; a new temporary one if None. `load`: Python files with passes or targets.
     Raises an EdgeccError; see `edgecc.errors` for the kinds.
     """
     registry = Registry.create(map(Path, load))
-    backend = registry.target(target)() if isinstance(target, str) else target
+    chosen = options or CompileOptions()
+    backend = compiler.with_precision(registry.target(target)() if isinstance(target, str) else target, chosen)
     args, kwargs = _arguments(example_inputs)
     if isinstance(model, Program):
         program, original = model.snapshot(), model.snapshot().__call__
     else:
         program, original = capture.trace(model, args, kwargs, dims=dims), capture.eager(model, args, kwargs)
-    recipe = Recipe(target=backend.name, load=tuple(map(str, load)), target_options=asdict(backend), options=options or CompileOptions())
+    recipe = Recipe(target=backend.name, load=tuple(map(str, load)), target_options=asdict(backend), options=chosen)
     place = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="edgecc-")) / backend.name
-    return compiler.compile_job(Job(program, original, backend, recipe, registry, place, overwrite))
+    return compiler.compile_job(
+        Job(
+            *(program, original, backend, recipe, registry, place, overwrite),
+            calibration=None if calibration is None else given.of(calibration, program.signature),
+            evaluate=None if evaluate is None else given.evaluation(evaluate, "function"),
+        )
+    )
 
 
 def runners(directory: str | Path, *, load: Sequence[str | Path] = ()) -> Sequence[Runner]:

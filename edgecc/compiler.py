@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,19 @@ import torch
 from edgecc import artifact, data, reference, verification
 from edgecc.analysis.cost import cost
 from edgecc.diagnostics import Progress, Silent, nearest
-from edgecc.errors import CaptureError, UsageError
+from edgecc.errors import CaptureError, ContractError, UsageError
 from edgecc.ir.program import Program
-from edgecc.ir.quantized import is_quantize
+from edgecc.ir.quantized import is_dequantize, is_quantize
 from edgecc.ir.signature import TensorSpec
 from edgecc.options import CompileOptions
 from edgecc.pipeline import manager
 from edgecc.pipeline.base import REORDERED
 from edgecc.pipeline.context import PassContext, Sample
-from edgecc.pipeline.instruments import Dump, Instrument, StopAfter, VerifyNumerics, VerifyStructure
-from edgecc.pipeline.numerics import compare
+from edgecc.pipeline.instruments import Dump, Instrument, Step, StopAfter, VerifyNumerics, VerifyStructure
+from edgecc.pipeline.numerics import Distance, compare
 from edgecc.pipeline.spec import Pipeline, parse
+from edgecc.quantization import layers as quantized_layers
+from edgecc.quantization import recipe as quantization
 from edgecc.recipe import Recipe
 from edgecc.registry import Registry
 from edgecc.report import RecordCost, Report
@@ -50,7 +54,9 @@ class CompileResult:
 
 @dataclass(frozen=True)
 class Job:
-    """One compile: a traced program, the original model as a function of its flat inputs, and where to."""
+    """One compile: a traced program, the original model as a function of its flat inputs, and where to. `samples` are checked
+    beside the seeded ones, `calibration` is what ranges come from, `evaluate` says how good a program is.
+    """
 
     program: Program
     original: Eager
@@ -61,6 +67,8 @@ class Job:
     overwrite: bool = False
     instruments: Sequence[Instrument] = ()
     samples: Sequence[Sample] = ()
+    calibration: Iterable[Sample] | None = None
+    evaluate: Callable[[Program], float] | None = None
     progress: Progress = field(default_factory=Silent)
 
 
@@ -102,11 +110,17 @@ def rewrite_job(job: Job) -> Report:
 
 def _rewrite(job: Job, dumps: Sequence[Instrument]) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]]:
     options = job.recipe.options
-    pipeline = edited(job.target.pipeline(), options, job.registry)
+    pipeline = pipeline_of(job.target, options, job.registry)
     report, context, outputs = begin(job)
-    instruments = [*checks(options), RecordCost(), *job.instruments, *dumps]
+    score = _evaluated(job, context, "the original model")
+    kept = KeepFloat()
+    instruments = [*checks(options), RecordCost(), *job.instruments, *dumps, kept]
     report.steps = timed(report, "passes", lambda: manager.run(pipeline, job.program, context, instruments))
     report.compiled = cost(job.program)
+    if kept.program and not options.stop_after:
+        timed(report, "quantization", lambda: _summarize(job, kept.program, report, context))
+    if score is not None:
+        report.evaluation = _compared(score, _evaluated(job, context, "the compiled program"), options)
     context.origin = job.target.name
     if not options.stop_after:
         support.check(job.program, job.target.capabilities(), job.target.name)
@@ -121,7 +135,10 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
     options = job.recipe.options
     chosen = [*data.samples(job.program, seed=options.seed, count=options.cases), *job.samples]
     report = Report(cost(job.program))
-    context = PassContext(chosen, options.seed, report.remarks, job.progress)
+    limit = options.max_drop if options.max_drop >= 0 else None
+    context = PassContext(
+        chosen, options.seed, report.remarks, job.progress, calibration=job.calibration, evaluate=job.evaluate, max_drop=limit
+    )
     job.progress.step("running the original model")
     outputs = [_run_original(job, sample) for sample in chosen]
     why = compare(outputs, [job.program(*sample) for sample in chosen]).broken(REORDERED) if options.verify != "off" else ""
@@ -144,6 +161,79 @@ def _run_original(job: Job, sample: Sample) -> tuple[torch.Tensor, ...]:
             f"the PyTorch model itself fails on {given}: {type(error).__name__}: {error}",
             hint="are the dtypes of --input those that the model takes, and the bounds of its dynamic dimensions?",
         ) from error
+
+
+class KeepFloat(Instrument):
+    """Keeps the program as it was before anything was quantized."""
+
+    def __init__(self) -> None:
+        self.program: Program | None = None
+        self._last: Program | None = None
+
+    def start(self, program: Program, context: PassContext) -> None:
+        self._last = program.snapshot()
+
+    def after(self, step: Step, program: Program, context: PassContext) -> None:
+        if step.pass_.name == "insert-fake-quant":
+            self.program = self.program or self._last
+        elif self.program is None:
+            self._last = program.snapshot()
+
+
+def _summarize(job: Job, before: Program | None, report: Report, context: PassContext) -> None:
+    assert before is not None
+    job.progress.step("measuring each quantized layer")
+    seen = context.samples if job.calibration is None else list(islice(job.calibration, quantized_layers.SAMPLES))
+    summary = quantized_layers.summarize(before, job.program, seen)
+    report.quantization = {
+        "scheme": job.recipe.options.quant or None,
+        "data": "seeded inputs" if job.calibration is None else "calibration",
+        **summary.as_dict(),
+        **context.facts,
+    }
+
+
+def _evaluated(job: Job, context: PassContext, what: str) -> float | None:
+    if context.evaluate is None:
+        return None
+    job.progress.step(f"evaluating {what}")
+    return context.evaluate(job.program)
+
+
+def _compared(before: float, after: float | None, options: CompileOptions) -> dict[str, float]:
+    """Raises ContractError where more was lost than the options allow."""
+    assert after is not None
+    if 0 <= options.max_drop < before - after:
+        raise ContractError(
+            f"the evaluation fell from {before:g} to {after:g}, by {before - after:g}: more than --max-drop {options.max_drop:g}",
+            hint="--quant-with assign-precision keeps the layers that lose most in higher precision",
+        )
+    return {"original": before, "compiled": after, "drop": before - after}
+
+
+def with_precision(target: Target, options: CompileOptions) -> Target:
+    """The target with its precision option as `quant` asks, where that is a precision. Raises UsageError where it has none."""
+    precision = quantization.precision(options.quant) if options.quant else ""
+    if not precision:
+        return target
+    if "precision" not in {f.name for f in fields(target)}:
+        raise UsageError(f"target {target.name} has no {precision}", hint="--quant int8; edgecc targets show lists what it has")
+    return replace(target, precision=precision)  # type: ignore[call-arg]
+
+
+def pipeline_of(target: Target, options: CompileOptions, registry: Registry) -> Pipeline:
+    """The target's pipeline as the options change it, with the passes that quantize where they ask for that."""
+    if not options.quant or quantization.precision(options.quant):
+        return edited(target.pipeline(), options, registry)
+    support = target.capabilities().quantization
+    if support is None:
+        raise UsageError(
+            f"target {target.name!r} has no quantization",
+            hint="name a quantization in its Capabilities, or --insert 'compress: insert-fake-quant, calibrate, finalize-quant'",
+        )
+    added = quantization.passes(options.quant, support, options.quant_layers, options.quant_with, options.quant_method, target.name)
+    text = str(parse(target.pipeline(), registry.passes).with_inserted("compress", tuple(parse(added, registry.passes).passes())))
+    return edited(text, options, registry)
 
 
 def checks(options: CompileOptions) -> list[Instrument]:
@@ -186,8 +276,24 @@ def _bounds(job: Job) -> tuple[float, float]:
     if stated != CompileOptions.tolerance:
         return stated, 0.0
     own = job.target.tolerance or stated
-    quantized = any(is_quantize(n) for n in job.program.calls())
-    return (max(own, QUANTIZED[0]), QUANTIZED[1]) if quantized else (own, 0.0)
+    calls = job.program.calls()
+    if not any(is_dequantize(n) for n in calls):
+        return own, 0.0
+    lost = _lost(job)
+    if not any(is_quantize(n) for n in calls):
+        return own + lost.relative, 0.0
+    return max(own, QUANTIZED[0]) + lost.relative, _added_noise(QUANTIZED[1], lost.sqnr_db)
+
+
+def _lost(job: Job) -> Distance:
+    """How far the program itself is from the model on the seeded inputs; nothing where it was quantized before it came here."""
+    chosen = [*data.samples(job.program, seed=job.recipe.options.seed, count=job.recipe.options.cases), *job.samples]
+    return compare([job.original(*sample) for sample in chosen], [job.program(*sample) for sample in chosen])
+
+
+def _added_noise(first: float, second: float) -> float:
+    """The SQNR in dB of two noises at their worst, one in the direction of the other."""
+    return -20 * math.log10(10 ** (-first / 20) + 10 ** (-second / 20))
 
 
 def _manifest(job: Job, lowered: Lowered, directory: Path) -> dict[str, Any]:

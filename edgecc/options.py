@@ -17,7 +17,10 @@ class CompileOptions:
     `verify`: what is checked after every pass; the artifact itself is always compared with the model unless "off".
     `tolerance`: largest difference of the artifact to the model, over the largest magnitude of the same output.
     `pipeline`: text in place of the target's own. `insert`: (phase, passes) appended to it. `disable`: pass names.
-    `cases`: how many seeded inputs are checked.
+    `cases`: how many seeded inputs are checked. `quant`: a scheme by name (`int8`, `int4-weight`, `w4a8`), `""` for none.
+    `quant_layers`: pairs of a regular expression and a scheme for layers whose module path or name it is found in.
+    `quant_with`: passes that go with it, such as `smooth-quant`; `quant_method`: of calibration. `max_drop`: how much of the
+    evaluation may be lost, below 0 for any amount.
     """
 
     seed: int = 0
@@ -29,6 +32,11 @@ class CompileOptions:
     disable: tuple[str, ...] = ()
     stop_after: str = ""
     dump_ir: bool = False
+    quant: str = ""
+    quant_layers: tuple[tuple[str, str], ...] = ()
+    quant_with: tuple[str, ...] = ()
+    quant_method: str = ""
+    max_drop: float = -1.0
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value out of range."""
@@ -36,5 +44,17 @@ class CompileOptions:
             raise UsageError(f"verify is {self.verify!r}, want one of {', '.join(get_args(VerifyLevel))}")
         if self.cases < 1 or not self.tolerance >= 0:
             raise UsageError(f"cases is {self.cases}, want at least 1; tolerance is {self.tolerance:g}, want at least 0")
-        if any(len(pair) != 2 or not all(isinstance(part, str) for part in pair) for pair in self.insert):
+        if not all(map(_is_pair, self.insert)):
             raise UsageError(f"insert is {self.insert!r}, want pairs of a phase and passes")
+        if not all(map(_is_pair, self.quant_layers)):
+            raise UsageError(f"quant_layers is {self.quant_layers!r}, want pairs of a regular expression and a scheme")
+        if self.quant and self.pipeline:
+            raise UsageError(
+                "--quant adds passes to the target's pipeline, and --passes replaces it", hint="--passes '..., insert-fake-quant, ...'"
+            )
+        if not self.quant and (self.quant_layers or self.quant_with or self.quant_method):
+            raise UsageError("options of quantization were given, and no --quant", hint="--quant int8")
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)

@@ -23,7 +23,8 @@ else:
 class Recipe:
     """`model`, `factory` and `inputs` are MODEL, `--model` and `--input` of the command line; empty where a model was
     given as a Python object. `target_options` are fields of the target's class, `load` files of passes and targets,
-    `calibration` an `.npz` of inputs or a folder of such files.
+    `calibration` an `.npz` of inputs, a folder of such files or `module:function`, `eval` a `module:function` that says how good
+    a program is.
     """
 
     model: str = ""
@@ -32,6 +33,7 @@ class Recipe:
     target: str = ""
     load: tuple[str, ...] = ()
     calibration: str = ""
+    eval: str = ""
     target_options: Mapping[str, Any] = field(default_factory=dict)
     options: CompileOptions = field(default_factory=CompileOptions)
 

@@ -41,12 +41,13 @@ def read(directory: Path) -> list[tuple[Arrays, Arrays]]:
 
 def read_case(path: Path) -> tuple[Arrays, Arrays]:
     """Inputs and outputs by name of one `.npz` file. Raises UsageError where it is damaged."""
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     inputs, outputs = ({k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(side)} for side in ("input/", "output/"))
     return inputs, outputs
 
 
-def _arrays(path: Path) -> Arrays:
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of an `.npz` by name. Raises UsageError where it is damaged or is none."""
     try:
         with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
@@ -68,7 +69,7 @@ def read_samples(path: Path, signature: Signature) -> list[Sample]:
     specs = {s.name: s for s in signature.inputs}
     samples = []
     for file in files:
-        named = {k.removeprefix("input/"): array for k, array in _arrays(file).items() if not k.startswith("output/")}
+        named = {k.removeprefix("input/"): array for k, array in read_arrays(file).items() if not k.startswith("output/")}
         try:
             samples.append(signature.bind({name: to_tensor(array, specs.get(name)) for name, array in named.items()}))
         except UsageError as error:

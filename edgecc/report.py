@@ -33,6 +33,7 @@ class RuntimeCheck:
 class Report:
     """`original` is the traced model's cost, `compiled` that of the program that was lowered; `checks` has the most
     faithful runtime first. `memory` is the target's plan for intermediate values in bytes, None where it makes none.
+    `quantization` says what became of each layer, `evaluation` how good the model was before and after, None where nobody asked.
     `facts` are what the target says of the artifact (JSON values), `verdict` the line that sums up what is known of it.
     """
 
@@ -46,6 +47,8 @@ class Report:
     facts: Mapping[str, Any] = field(default_factory=dict)
     verdict: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    quantization: Mapping[str, Any] | None = None
+    evaluation: Mapping[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The documented keys of report.json."""
@@ -56,6 +59,8 @@ class Report:
             "size_bytes": {"model": self.model_bytes, "original_weights": self.original.bytes},
             "memory": dict(self.memory) if self.memory else None,
             "facts": dict(self.facts),
+            "quantization": self.quantization,
+            "evaluation": self.evaluation,
             "verdict": self.verdict or None,
             "original": self.original.as_dict(),
             "compiled": self.compiled.as_dict() if self.compiled else None,

@@ -17,6 +17,7 @@ from edgecc.errors import UsageError
 from edgecc.recipe import Recipe
 
 if TYPE_CHECKING:
+    from edgecc.ir.signature import Signature
     from edgecc.report import Report
 
 #: Loading, running the original model, lowering and running the artifact, besides the passes.
@@ -32,9 +33,26 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", help="target option: what the artifact computes in, for example fp16")
     parser.add_argument(
         "--calibration",
-        metavar="FILE.npz|DIR",
-        help="check these inputs too: an .npz with an array for each input, or a folder of such files",
+        metavar="FILE.npz|DIR|MODULE:FUNCTION",
+        help="inputs that the model will see, for --quant; checked too without it: an .npz with an array for each input, a folder of such files, or a function that gives samples",
     )
+    group = parser.add_argument_group("quantization")
+    group.add_argument("--quant", metavar="NAME", help="int8, int8-dynamic, int8-weight, int4-weight, w4a8, nf4, fp16, bf16, ...")
+    group.add_argument(
+        "--quant-layer",
+        action="append",
+        metavar="REGEX=SCHEME",
+        help="another scheme, or float, for layers whose module path matches (repeatable)",
+    )
+    group.add_argument(
+        "--quant-with",
+        action="append",
+        metavar="PASS",
+        help="a pass that goes with it: smooth-quant, compensate-rounding{...}, ... (repeatable)",
+    )
+    group.add_argument("--quant-method", metavar="NAME", help="how ranges are found: mse, min-max, moving-average, percentile, entropy")
+    group.add_argument("--eval", metavar="MODULE:FUNCTION", help="a function of a program that says how good it is, higher is better")
+    group.add_argument("--max-drop", type=float, metavar="X", help="fail where more than this of the evaluation is lost")
     settings.add_load(parser)
     debugging.add_flags(parser)
 
@@ -53,13 +71,14 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
 
 
 def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: bool, session: Session) -> Answer:
-    from edgecc import compiler, reference
+    from edgecc import compiler
 
     registry = settings.registry(recipe.load)
     target = registry.create_target(recipe.target, recipe.target_options)
     if args.dry_run:
         recipe = replace(recipe, options=replace(recipe.options, dump_ir=False))
-    pipeline = compiler.edited(target.pipeline(), recipe.options, registry)
+    target = compiler.with_precision(target, recipe.options)
+    pipeline = compiler.pipeline_of(target, recipe.options, registry)
     instruments = debugging.instruments(args, pipeline, session)
     session.terminal.progress.expect(STEPS_BEFORE + len(pipeline.passes()) + (STEPS_AFTER if lowers else 0))
     session.terminal.progress.step(f"loading {recipe.model}")
@@ -78,7 +97,7 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
         output,
         bool(args.overwrite),
         instruments,
-        reference.read_samples(Path(recipe.calibration), loaded.program.signature) if recipe.calibration else (),
+        **_data(recipe, loaded.program.signature),
         progress=session.terminal.progress,
     )
     report = compiler.compile_job(job).report if lowers else compiler.rewrite_job(job)
@@ -90,6 +109,30 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
     document["dump"] = str(output / "ir") if recipe.options.dump_ir else None
     document["timing"] = bool(args.timing)
     return Answer(document)
+
+
+def _data(recipe: Recipe, signature: Signature) -> dict[str, Any]:
+    """The samples to check, to calibrate with, and the evaluation of a job. Raises UsageError."""
+    from edgecc import calibration, reference
+    from edgecc.frontend import factory
+
+    found: dict[str, Any] = {}
+    if recipe.eval:
+        found["evaluate"] = calibration.evaluation(factory.function(recipe.eval), recipe.eval)
+    elif recipe.options.max_drop >= 0:
+        raise UsageError("--max-drop needs something to measure", hint="--eval module:function")
+    if not recipe.calibration:
+        return found
+    if factory.is_factory(recipe.calibration):
+        data = calibration.CalibrationSet(factory.function(recipe.calibration), signature, recipe.calibration)
+    elif recipe.options.quant:
+        data = calibration.from_files(Path(recipe.calibration), signature)
+    else:
+        return {**found, "samples": reference.read_samples(Path(recipe.calibration), signature)}
+    first = next(iter(data), None)
+    if first is None:
+        raise UsageError(f"{recipe.calibration} gives no sample", hint="give at least one; 100 to 500 are usual")
+    return {**found, "calibration": data, "samples": [first]}
 
 
 def _stem(model: str) -> str:
@@ -123,6 +166,8 @@ def show(document: Document, terminal: Terminal) -> None:
     weights = summary.size(document["size_bytes"]["original_weights"])
     after = f" -> {summary.size(document['size_bytes']['model'])} on the device" if document["artifact"] else ""
     terminal.print(f"size      {weights} of weights{after}")
+    summary.show_quantization(document["quantization"], terminal)
+    summary.show_evaluation(document["evaluation"], terminal)
     summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
     if document["verdict"]:
         terminal.print(f"verdict   {document['verdict']}")

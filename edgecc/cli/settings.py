@@ -28,6 +28,7 @@ _KEYS = {
     "target": "target",
     "load": "load",
     "calibration": "calibration",
+    "eval": "eval",
     "target_options.cpu": "cpu",
     "target_options.triple": "triple",
     "target_options.precision": "precision",
@@ -38,6 +39,11 @@ _KEYS = {
     "options.disable": "disable_pass",
     "options.stop_after": "stop_after",
     "options.dump_ir": "dump_ir",
+    "options.quant": "quant",
+    "options.quant_layers": "quant_layer",
+    "options.quant_with": "quant_with",
+    "options.quant_method": "quant_method",
+    "options.max_drop": "max_drop",
 }
 
 
@@ -79,7 +85,8 @@ def recipe(args: argparse.Namespace) -> Recipe:
     for key, attribute in _KEYS.items():
         value = getattr(args, attribute, None)
         if value is not None and value is not False:
-            found = found.with_key(key, [_insertion(v) for v in value] if attribute == "insert" else value)
+            read = _PAIRS.get(attribute)
+            found = found.with_key(key, [read(v) for v in value] if read else value)
     for assignment in args.set or ():
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -120,6 +127,17 @@ def _insertion(text: str) -> tuple[str, str]:
     if not colon:
         raise UsageError(f"--insert {text!r}: want PHASE:'pass{{...}}'", hint="--insert 'fuse:my-pass{rank=8}'")
     return phase.strip(), passes.strip()
+
+
+def _layer(text: str) -> tuple[str, str]:
+    pattern, equals, scheme = text.rpartition("=")
+    if not equals or not pattern:
+        raise UsageError(f"--quant-layer {text!r}: want REGEX=SCHEME", hint="--quant-layer 'encoder.layer.0=w8a16'")
+    return pattern, scheme.strip()
+
+
+#: Flags whose values are read as pairs.
+_PAIRS = {"insert": _insertion, "quant_layer": _layer}
 
 
 def _literal(text: str) -> Any:

@@ -27,6 +27,38 @@ def show_checks(checks: Sequence[Mapping[str, Any]], terminal: Terminal) -> None
         terminal.print(f"verified  on {check['runtime']}: {cases}, {distance(check)}")
 
 
+def show_quantization(found: Mapping[str, Any] | None, terminal: Terminal) -> None:
+    """A line a layer: bits, the range of its input, what fell outside of it, how far its output moved, and its bytes."""
+    if not found:
+        return
+    rows = [_layer(layer) for layer in found["layers"]]
+    terminal.print(f"quantized {found['scheme'] or 'by its own passes'}, ranges from {found['data']}")
+    terminal.table(("layer", "weight", "input", "range", "saturated", "SQNR dB", "share of MACs", "bytes"), _shares(rows, found["layers"]))
+    share = f"{100 * found['integer_mac_share']:.1f} % of multiply-accumulates in integers"
+    terminal.print(f"weights   {size(found['float_weight_bytes'])} -> {size(found['weight_bytes'])} with scales, {share}")
+
+
+def _layer(layer: Mapping[str, Any]) -> list[str]:
+    low, high, sqnr = layer["low"], layer["high"], layer["sqnr_db"]
+    return [
+        layer["name"],
+        *(f"int{layer[key]}" if layer[key] else "float" for key in ("weight_bits", "activation_bits")),
+        f"{low:.3g}..{high:.3g}" if low is not None else "-",
+        f"{100 * layer['saturated']:.2f} %" if layer["saturated"] is not None else "-",
+        f"{sqnr:.1f}" if sqnr is not None else "-",
+    ]
+
+
+def _shares(rows: Sequence[list[str]], layers: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    total = sum(layer["macs"] for layer in layers) or 1
+    return [[*row, f"{100 * layer['macs'] / total:.1f} %", str(layer["bytes"])] for row, layer in zip(rows, layers, strict=True)]
+
+
+def show_evaluation(found: Mapping[str, float] | None, terminal: Terminal) -> None:
+    if found:
+        terminal.print(f"evaluated {found['original']:.6g} -> {found['compiled']:.6g}, a drop of {found['drop']:.6g}")
+
+
 def distance(figures: Mapping[str, Any]) -> str:
     if figures["equal"]:
         return "equal bit for bit"

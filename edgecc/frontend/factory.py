@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,15 +47,7 @@ def make(source: str) -> Made:
 
     Raises UsageError where there is no such file, module or name, and, with the user's line, where their code fails.
     """
-    place, colon, name = source.rpartition(":")
-    if not colon or not place or not name:
-        raise UsageError(f"{source!r} does not name a factory", hint=_HINT)
-    with _importing_from(Path(place).resolve().parent if place.endswith(".py") else Path.cwd()):
-        module = _import_file(Path(place)) if place.endswith(".py") else _import_package(place)
-        if not hasattr(module, name):
-            public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-            raise UsageError(f"{place} has no {name!r}", hint=nearest(name, public))
-        factory = getattr(module, name)
+    with _found(source) as factory:
         if isinstance(factory, torch.nn.Module):
             return Made(factory)
         if not callable(factory):
@@ -65,6 +57,28 @@ def make(source: str) -> Made:
         except (Exception, SystemExit) as error:  # the user's code may raise anything; it is reported with its line
             raise UsageError(f"{source} failed: {_described(error)}") from error
     return _unpack(made, source)
+
+
+@contextmanager
+def _found(source: str) -> Iterator[Any]:
+    """What `source` names, with its neighbours importable meanwhile."""
+    place, colon, name = source.rpartition(":")
+    if not colon or not place or not name:
+        raise UsageError(f"{source!r} does not name a factory", hint=_HINT)
+    with _importing_from(Path(place).resolve().parent if place.endswith(".py") else Path.cwd()):
+        module = _import_file(Path(place)) if place.endswith(".py") else _import_package(place)
+        if not hasattr(module, name):
+            public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            raise UsageError(f"{place} has no {name!r}", hint=nearest(name, public))
+        yield getattr(module, name)
+
+
+def function(source: str) -> Callable[..., Any]:
+    """The function that `file.py:name` or `package.module:name` names, which is not called. Raises UsageError as `make` does."""
+    with _found(source) as found:
+        if not callable(found):
+            raise UsageError(f"{source} is {type(found).__name__}, not a function")
+        return found  # type: ignore[no-any-return]
 
 
 def _unpack(made: Any, source: str) -> Made:

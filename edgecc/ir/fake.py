@@ -33,6 +33,12 @@ def fake_mode(graph: fx.Graph) -> FakeTensorMode:
     raise InternalError("no node of the graph has a fake value, so no new one can be inferred")
 
 
+#: Operators that give a value like their first argument, and of which torch infers no dynamic sizes (tried with torch 2.13).
+_WITHOUT_META = frozenset(
+    {torch.ops.aten.fake_quantize_per_tensor_affine.tensor_qparams, torch.ops.aten.fake_quantize_per_channel_affine.default}
+)
+
+
 def infer(graph: fx.Graph, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The value of a call on fake arguments.
 
@@ -40,6 +46,8 @@ def infer(graph: fx.Graph, target: Callable[..., Any], args: Sequence[Any], kwar
     dynamic dimension into its example for the whole graph; torch.export traces with torch's Python bodies instead, and
     so does this. They are slower, and only used where a size is dynamic.
     """
+    if target in _WITHOUT_META and isinstance(args[0], torch.Tensor):
+        target, args, kwargs = torch.ops.aten.contiguous.default, args[:1], {}
     dynamic = any(_is_dynamic(leaf) for leaf in pytree.tree_leaves((tuple(args), dict(kwargs))))
     with enable_python_dispatcher() if dynamic else nullcontext(), fake_mode(graph), torch.no_grad():
         return target(*args, **kwargs)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import fx
 
+from edgecc.diagnostics import Remarks
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
 from edgecc.pipeline.base import Numerics, Pass
@@ -14,7 +16,7 @@ from edgecc.pipeline.context import PassContext, Sample
 from edgecc.pipeline.numerics import distance
 
 
-def first_difference(first: Program, done: Sequence[Pass], after: Program, samples: Sequence[Sample], promise: Numerics) -> str:
+def first_difference(first: Program, done: Sequence[Pass], after: Program, context: PassContext, promise: Numerics) -> str:
     """Say which node is the first whose value breaks `promise`.
 
     The program before the pass is made again from `first` by the passes `done` that changed it, so that a run
@@ -22,9 +24,9 @@ def first_difference(first: Program, done: Sequence[Pass], after: Program, sampl
     """
     before = first.snapshot()
     for pass_ in done:
-        pass_.run(before, PassContext(samples=samples))
+        pass_.run(before, replace(context, remarks=Remarks(), facts={}))
         before.drop_unused_weights()
-    for sample in samples:
+    for sample in context.samples:
         want, got = values(before, sample), values(after, sample)
         for node in after.calls():
             if node.name in want and distance((want[node.name],), (got[node.name],)).broken(promise):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from edgecc.diagnostics import Kind, Progress, Remark, Remarks, Silent
 from edgecc.ir import provenance
+
+if TYPE_CHECKING:
+    from edgecc.ir.program import Program
 
 Sample = tuple[torch.Tensor, ...]
 
@@ -18,7 +22,9 @@ Sample = tuple[torch.Tensor, ...]
 class PassContext:
     """`samples`: flat inputs of the program, seeded and from calibration data, that numerics are checked on.
 
-    `origin` is the pass or target that runs; the pipeline sets it.
+    `origin` is the pass or target that runs; the pipeline sets it. `calibration`: inputs of the kind that the model will see,
+    which may be gone through more than once; None where there are none. `evaluate`: how good a program is, higher is better;
+    None where nobody said. `max_drop`: how much of that may be lost. `facts`: JSON values that passes put into the report.
     """
 
     samples: Sequence[Sample] = ()
@@ -26,6 +32,15 @@ class PassContext:
     remarks: Remarks = field(default_factory=Remarks)
     progress: Progress = field(default_factory=Silent)
     origin: str = ""
+    calibration: Iterable[Sample] | None = None
+    evaluate: Callable[[Program], float] | None = None
+    max_drop: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Iterable[Sample]:
+        """Calibration inputs, or the seeded ones in their place."""
+        return self.samples if self.calibration is None else self.calibration
 
     def applied(self, node: fx.Node, message: str) -> None:
         """Remark a rewrite, before the node is erased."""

@@ -84,7 +84,7 @@ class VerifyNumerics(Instrument):
         why = previous.broken(step.pass_.numerics)
         if why:
             assert self.first
-            place = first_difference(self.first, self.done, program, context.samples, step.pass_.numerics)
+            place = first_difference(self.first, self.done, program, context, step.pass_.numerics)
             raise ContractError(
                 f"pass {step.pass_.name!r} promised {step.pass_.numerics}, but {why}\n  {place}",
                 hint=f"--disable-pass {step.pass_.name} to compile without it; --verify structure --print-ir-after {step.pass_.name} shows what it did",

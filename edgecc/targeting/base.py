@@ -14,6 +14,7 @@ from torch import fx
 
 from edgecc.errors import UsageError
 from edgecc.pipeline.numerics import Distance
+from edgecc.quantization.support import QuantSupport
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
@@ -37,10 +38,13 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a target can lower. `refuse` returns why a node cannot be lowered, None where it can."""
+    """What a target can lower. `refuse` returns why a node cannot be lowered, None where it can. `quantization`: which schemes it
+    runs and where q/dq stand for it, None where it has none.
+    """
 
     dtypes: frozenset[torch.dtype]
     refuse: Callable[[fx.Node], str | None]
+    quantization: QuantSupport | None = None
 
 
 class Runner(ABC):

@@ -13,6 +13,7 @@ import torch
 from edgecc.diagnostics import Remark
 from edgecc.errors import UsageError
 from edgecc.pipeline.base import REORDERED
+from edgecc.quantization.support import QuantSupport
 from edgecc.targeting import support
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
@@ -76,6 +77,11 @@ class OnnxTarget(Target):
         """What a run in ONNX Runtime does not show of this target."""
 
     @property
+    @abstractmethod
+    def quantization(self) -> QuantSupport:
+        """Which schemes are run, and where q/dq stand."""
+
+    @property
     def dialect(self) -> Dialect:
         """How quantized numbers are written."""
         return PLAIN
@@ -86,10 +92,12 @@ class OnnxTarget(Target):
     def capabilities(self) -> Capabilities:
         """What edgecc lowers; with the exporter, what is left is found out by `lower`."""
         own = self._own()
-        return Capabilities(own.dtypes | _EXPORTED, lambda node: self.dialect.refuse(node, self.opset)) if self.exporter else own
+        if not self.exporter:
+            return own
+        return Capabilities(own.dtypes | _EXPORTED, lambda node: self.dialect.refuse(node, self.opset), self.quantization)
 
     def _own(self) -> Capabilities:
-        return Capabilities(DTYPES, lambda node: self.dialect.refuse(node, self.opset) or refuse(node, self.opset))
+        return Capabilities(DTYPES, lambda node: self.dialect.refuse(node, self.opset) or refuse(node, self.opset), self.quantization)
 
     def requirements(self) -> Sequence[Requirement]:
         return find_requirements()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgecc.errors import UsageError
+from edgecc.quantization.support import QuantSupport
 from edgecc.targeting.base import Lowered, Runner
 from edgecc.targets.onnx_common.half_runner import HalfRunner
 from edgecc.targets.onnx_common.lowering.dialect import Dialect
@@ -48,6 +49,10 @@ class OnnxRuntime(OnnxTarget):
     @property
     def note(self) -> str:
         return ""
+
+    @property
+    def quantization(self) -> QuantSupport:
+        return QuantSupport("convolutions", precisions=("fp16",))
 
     @property
     def dialect(self) -> Dialect:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgecc.diagnostics import Remark
 from edgecc.errors import ContractError, UsageError
 from edgecc.pipeline.numerics import Distance
+from edgecc.quantization.support import QuantSupport
 from edgecc.targeting.base import Lowered
 from edgecc.targeting.lint import LintReport
 from edgecc.targets.onnx_common.lowering.dialect import Dialect
@@ -41,6 +42,12 @@ class TensorRT(OnnxTarget):
     @property
     def note(self) -> str:
         return "TensorRT itself was not run"
+
+    @property
+    def quantization(self) -> QuantSupport:
+        return QuantSupport(
+            *("clean", True, (4, 8), (8,), (0, 64, 128)), asymmetric_weights=False, dynamic=False, precisions=("fp16", "bf16")
+        )
 
     @property
     def dialect(self) -> Dialect:

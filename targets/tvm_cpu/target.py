@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgecc.diagnostics import Remark
 from edgecc.errors import UsageError
+from edgecc.quantization.support import QuantSupport
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
 from edgecc.targets.tvm_cpu import interface
@@ -23,6 +24,7 @@ from edgecc.targets.tvm_cpu.measure import benchmarks
 from edgecc.targets.tvm_cpu.measure.benchmarks import Artifact
 from edgecc.targets.tvm_cpu.requirements import find_requirements
 from edgecc.targets.tvm_cpu.runners import HOST_MODEL, MODEL, find_runners
+from edgecc.targets.tvm_cpu.schedules.core import CORES
 from edgecc.targets.tvm_cpu.standalone.artifact import ARCHIVE, write_files
 from edgecc.targets.tvm_cpu.standalone.program import NotStandaloneError
 from edgecc.targets.tvm_cpu.versions import TVM, require_tvm
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 _PIPELINE = (
     "normalize: decompose, canonicalize, fold-constants, eliminate-common-subexpressions"
     " | fuse: fold-batch-norm, fuse-layer-norm, fuse-rms-norm, fuse-gelu, fuse-silu, fuse-hard-swish, fuse-attention, canonicalize"
-    " | legalize: fold-constants, eliminate-common-subexpressions"
+    " | legalize: lower-quantized, fold-constants, eliminate-common-subexpressions"
 )
 
 
@@ -73,12 +75,14 @@ class TvmCpu(Target):
         return machine_of(self.name, self.architectures, cpu, triple)
 
     def pipeline(self) -> str:
-        return _PIPELINE
+        """Codes are unsigned where the dot products of the CPU want them so (VPDPBUSD)."""
+        unsigned = CORES[self.machine.cpu.name].dot == "vnni"
+        return _PIPELINE.replace("lower-quantized", "lower-quantized{unsigned=true}") if unsigned else _PIPELINE
 
     def capabilities(self) -> Capabilities:
         from edgecc.targets.tvm_cpu.lowering import DTYPES, refuse
 
-        return Capabilities(DTYPES, refuse)
+        return Capabilities(DTYPES, refuse, QuantSupport("integer"))
 
     def requirements(self) -> Sequence[Requirement]:
         return find_requirements(self.machine, self.runtime, self._runtime_root())

@@ -81,7 +81,9 @@ def test_a_pass_keeps_dynamic_dimensions(name: str, model: str) -> None:
     _, *inputs = build(model, **{n: max(d.lower, min(3, d.upper or 3)) for n, d in ZOO[model].sizes().items()})
     other = tuple(torch.utils._pytree.tree_leaves(inputs))
     for a, b in zip(_program(model, dynamic=True)(*other), program(*other), strict=True):
-        _check_close(a, b, 1e-4)
+        assert a.shape == b.shape
+        if not isinstance(PASSES[name].numerics, Lossy):
+            _check_close(a, b, 1e-4)
 
 
 @pytest.mark.parametrize("name", PASSES)
