@@ -18,6 +18,7 @@ from edgecc import artifact, data, reference, verification
 from edgecc.analysis.cost import cost
 from edgecc.diagnostics import Progress, Silent, nearest
 from edgecc.errors import CaptureError, ContractError, UsageError
+from edgecc.ir.integer import is_integer
 from edgecc.ir.program import Program
 from edgecc.ir.quantized import is_dequantize, is_quantize
 from edgecc.ir.signature import TensorSpec
@@ -117,8 +118,8 @@ def _rewrite(job: Job, dumps: Sequence[Instrument]) -> tuple[Report, PassContext
     instruments = [*checks(options), RecordCost(), *job.instruments, *dumps, kept]
     report.steps = timed(report, "passes", lambda: manager.run(pipeline, job.program, context, instruments))
     report.compiled = cost(job.program)
-    if kept.program and not options.stop_after:
-        timed(report, "quantization", lambda: _summarize(job, kept.program, report, context))
+    if kept.program and kept.quantized and not options.stop_after:
+        timed(report, "quantization", lambda: _summarize(job, kept.program, kept.quantized, report, context))
     if score is not None:
         report.evaluation = _compared(score, _evaluated(job, context, "the compiled program"), options)
     context.origin = job.target.name
@@ -164,10 +165,11 @@ def _run_original(job: Job, sample: Sample) -> tuple[torch.Tensor, ...]:
 
 
 class KeepFloat(Instrument):
-    """Keeps the program as it was before anything was quantized."""
+    """Keeps the program as it was before anything was quantized, and with its q/dq nodes before they are lowered."""
 
     def __init__(self) -> None:
         self.program: Program | None = None
+        self.quantized: Program | None = None
         self._last: Program | None = None
 
     def start(self, program: Program, context: PassContext) -> None:
@@ -176,15 +178,17 @@ class KeepFloat(Instrument):
     def after(self, step: Step, program: Program, context: PassContext) -> None:
         if step.pass_.name == "insert-fake-quant":
             self.program = self.program or self._last
+        elif step.pass_.name == "finalize-quant":
+            self.quantized = program.snapshot()
         elif self.program is None:
             self._last = program.snapshot()
 
 
-def _summarize(job: Job, before: Program | None, report: Report, context: PassContext) -> None:
-    assert before is not None
+def _summarize(job: Job, before: Program | None, after: Program | None, report: Report, context: PassContext) -> None:
+    assert before is not None and after is not None
     job.progress.step("measuring each quantized layer")
     seen = context.samples if job.calibration is None else list(islice(job.calibration, quantized_layers.SAMPLES))
-    summary = quantized_layers.summarize(before, job.program, seen)
+    summary = quantized_layers.summarize(before, after, seen)
     report.quantization = {
         "scheme": job.recipe.options.quant or None,
         "data": "seeded inputs" if job.calibration is None else "calibration",
@@ -277,7 +281,7 @@ def _bounds(job: Job) -> tuple[float, float]:
         return stated, 0.0
     own = job.target.tolerance or stated
     calls = job.program.calls()
-    if not any(is_dequantize(n) for n in calls):
+    if not any(is_dequantize(n) or is_integer(n) for n in calls):
         return own, 0.0
     lost = _lost(job)
     if not any(is_quantize(n) for n in calls):

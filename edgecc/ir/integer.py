@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
 CODES = {torch.int8: (-128, 127), torch.uint8: (0, 255)}
 
@@ -145,6 +145,11 @@ SUMS: frozenset[Any] = frozenset(
         integer.rescale_int32.default,
     }
 )
+
+
+def is_integer(node: fx.Node) -> bool:
+    """Whether a call is one of these operators."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "edgecc"
 
 
 def fixed_point(scale: Tensor) -> tuple[Tensor, int]:
