@@ -38,12 +38,12 @@ _WEIGHTED = frozenset(
 class LowerQuantized(Pass):
     """Compute what is between dequantize and quantize nodes on integers. `unsigned`: codes are uint8, else int8.
 
-    The numbers are those of the rounded program but for ties and for float sums on the edge of a step, which fall to the
-    next one there; a step that falls otherwise moves every number after it.
+    Given the same codes, every call gives the codes of the rounded program or the next ones, where a sum is on the edge of a
+    step; a step that falls otherwise moves every number after it, up to the noise of quantization itself.
     """
 
     name = "lower-quantized"
-    numerics = Lossy(min_sqnr_db=15.0)
+    numerics = Lossy(min_sqnr_db=10.0)
 
     unsigned: bool = False
 
