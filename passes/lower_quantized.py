@@ -73,12 +73,15 @@ class _Lowering:
             return False
         producer, low, high = _unclamped(node.args[0], grid)
         inner = replace(grid, low=low, high=high)
+        reason = ""
         try:
-            new = self._codes(node, producer, inner) or self._table(node, grid)
+            new = self._table(node, grid) if _is_pointwise(self.program, producer) else None
+            new = new or self._codes(node, producer, inner)
         except NotIntegerError as error:
-            self.context.missed(producer, f"stays in floats: {error}")
-            return False
+            new, reason = self._table(node, grid), str(error)
         if new is None:
+            if reason:
+                self.context.missed(producer, f"stays in floats: {reason}")
             return False
         self.context.applied(node, f"{operator_name(producer.target)} on integers")
         self.program.replace(node, new)
@@ -105,16 +108,10 @@ class _Lowering:
             return self._concatenated(node, producer, grid)
         if producer.op != "call_function":
             return None
-        table = None
-        if len([n for n in producer.all_input_nodes if not self.program.is_weight(n)]) == 1 and producer.target not in _WEIGHTED:
-            table = self._table(node, grid)
-        if table is not None:
-            return table
         try:
-            found = self._summed(producer)
+            sums, form = self._summed(producer)
         except _NoSumsError:
             return None
-        sums, form = found
         return emit_codes(self.program, node, sums, form.scale, form.axis, grid)
 
     def _summed(self, node: fx.Node) -> tuple[fx.Node, Sums]:
@@ -149,6 +146,12 @@ class _Lowering:
         codes, table = found
         held = self.program.add_weight(f"{node.name}_table", table, node)
         return self.program.call_before(node, integer.lookup.default, codes.node, held)
+
+
+def _is_pointwise(program: Program, node: fx.Node) -> bool:
+    """Whether a call of one operand may be a table: not where it multiplies weights or only dequantizes."""
+    operands = [n for n in node.all_input_nodes if not program.is_weight(n)]
+    return node.op == "call_function" and len(operands) == 1 and node.target not in _WEIGHTED and activation(program, node) is None
 
 
 class _NoSumsError(NotIntegerError):

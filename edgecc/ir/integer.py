@@ -62,7 +62,17 @@ def conv_int32(
     What is padded is the number 0. `stride`, `padding` and `dilation`: one for each spatial axis, of which there are 1 to 3.
     """
     convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[weight.dim() - 2]
-    return convolve(_centered(x, x_zero), weight.to(torch.int32), bias, list(stride), list(padding), list(dilation), groups)
+    spread = _dilated(weight.to(torch.int32), dilation)
+    return convolve(_centered(x, x_zero), spread, bias, list(stride), list(padding), 1, groups)
+
+
+def _dilated(weight: Tensor, dilation: Sequence[int]) -> Tensor:
+    """The kernel with zeros between its taps: PyTorch has no dilated convolution of integers."""
+    for axis, step in enumerate(dilation, start=2):
+        taps, behind = weight.shape[axis], weight.dim() - axis - 1
+        spaced = F.pad(weight.unsqueeze(axis + 1), [0, 0] * behind + [0, step - 1])
+        weight = spaced.flatten(axis, axis + 1).narrow(axis, 0, (taps - 1) * step + 1)
+    return weight
 
 
 @_operator("matmul_int32(Tensor x, Tensor other, int x_zero, int other_zero) -> Tensor")

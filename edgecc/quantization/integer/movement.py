@@ -22,7 +22,6 @@ _MOVES = frozenset(
     | {aten.select.int, aten.clone.default, aten.contiguous.default, aten.flip.default, aten.repeat.default, aten.roll.default}
     | {aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default, aten.unflatten.int}
     | {aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default, aten.amax.default}
-    | {aten.upsample_nearest1d.default, aten.upsample_nearest2d.default, aten.upsample_nearest2d.vec, aten.upsample_nearest1d.vec}
 )
 _PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
 _SPLITS = frozenset({aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default})
