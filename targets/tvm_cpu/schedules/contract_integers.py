@@ -45,7 +45,7 @@ def _plan(kernel: Kernel, core: Core, contraction: Contraction, epilogue: Epilog
     depth = fuse(contraction.depth, contraction.left.place) or [Group(())]
     extent = math.prod(g.extent for g in depth) if all(isinstance(g.extent, int) for g in depth) else None
     left_dtype, right_dtype = (str(o.load.source.ty.dtype) for o in (contraction.left, contraction.right))
-    dot = dot_of(core, left_dtype, right_dtype, contraction.column.extent, extent)
+    dot = dot_of(core, left_dtype, right_dtype, contraction.column.extent, extent, constant)
     widen = _widened if dot.left == "int16" else None
     contraction = replace(contraction, left=operands.materialized(contraction.left, widen), right=operands.materialized(contraction.right))
     packed_depth, run = depth, padded_run(dot, depth[-1].extent)

@@ -36,8 +36,8 @@ class Dot:
     rows: int = 1
 
 
-def dot_of(core: Core, left: str, right: str, columns: object, depth: object) -> Dot:
-    """The instructions for operands of these dtypes."""
+def dot_of(core: Core, left: str, right: str, columns: object, depth: object, constant: bool) -> Dot:
+    """The instructions for operands of these dtypes. `constant`: the right one is, and never -128."""
     lanes = core.lanes
     while isinstance(columns, int) and lanes > 4 and columns <= lanes // 2:
         lanes //= 2
@@ -47,12 +47,13 @@ def dot_of(core: Core, left: str, right: str, columns: object, depth: object) ->
         if core.arch == "x86_64":
             return Dot("madd", lanes, 2, 2, 8, "int16")
         if core.dot in _ARM and left == "int8":
-            return _ARM[core.dot]
+            return _ARM["smull" if core.dot == "smlal" and not constant else core.dot]
     return Dot("any", lanes, 1, 1, 4, "any", "any", 3)
 
 
 _ARM = {
     "smlal": Dot("smlal", 4, 16, 8, 32, "int8", each=3),
+    "smull": Dot("smull", 4, 16, 8, 32, "int8", each=4),
     "sdot": Dot("sdot", 4, 4, 4, 16, "int8"),
     "smmla": Dot("smmla", 4, 8, 8, 16, "int8", rows=2),
 }
@@ -81,7 +82,7 @@ def _stored(dot: Dot, vectors: int) -> int:
 
 
 def _registers(dot: Dot, r: int, v: int) -> int:
-    if dot.name == "smlal":
+    if dot.name in ("smlal", "smull"):
         return r * v * 4 + r + 9  # LLVM moves registers about where fewer are free
     if dot.name == "smmla":
         return math.ceil(r / 2) * (v * 2 + 2) + 4
@@ -98,7 +99,7 @@ def _cost(core: Core, dot: Dot, tile: Tile, rows: int, columns: int, depth: int)
 
 def _step(core: Core, dot: Dot, r: int, v: int) -> float:
     """Cycles for one chunk of the depth."""
-    if dot.name == "smlal":
+    if dot.name in ("smlal", "smull"):
         products, loads, moves = r * v * 8, 2 * r + v * 8, 0
     elif dot.name == "smmla":
         pairs = math.ceil(r / 2)

@@ -43,7 +43,7 @@ Advance = Callable[[_Tile, int, Expr, Expr], None]
 
 def multiply_dots(dot: Dot) -> Multiply:
     """What writes `sums += left * right` with these instructions."""
-    begin = {"smlal": _smlal, "smmla": _smmla, "sdot": _sdot, "vnni": _vnni, "madd": _madd, "any": _any}[dot.name]
+    begin = {"smlal": _smlal, "smull": _smlal, "smmla": _smmla, "sdot": _sdot, "vnni": _vnni, "madd": _madd, "any": _any}[dot.name]
 
     def multiply(code: Code, product: Product, buffers: tuple[Buffer, Buffer], place: Place, sums: Buffer) -> None:
         from tvm import tirx
@@ -142,7 +142,7 @@ def _sdot(tile: _Tile, dot: Dot, stride: Any) -> Kind:
 def _smlal(tile: _Tile, dot: Dot, stride: Any) -> Kind:
     """SMULL, SMLAL2 and SADALP: sixteen products into four partial sums, which are added at the end.
 
-    Two products fit int16 as long as no weight is -128.
+    Two products fit int16 as long as one operand is never -128; `smull` adds each by itself.
     """
     rows, width = len(tile.rows), tile.width
     parts = tile.code.local("parts", rows * width * 4, "int32")
@@ -156,12 +156,18 @@ def _smlal(tile: _Tile, dot: Dot, stride: Any) -> Kind:
             for j in range(width):
                 w = tile.bind("w", tile.of_right(at_right + k * width + j * count, count))
                 for i in range(rows):
-                    p = _smull(_part(left[i], 0), _part(w, 0))
-                    if count == 16:
-                        p = p + _smull(_part(left[i], 8), _part(w, 8))
-                    p = tile.bind("p", p)
                     at = (i * width + j) * 4
-                    tile.put(parts, at, parts[vector(at, 4)] + _call("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", p))
+                    for p in products(left[i], w, count):
+                        added = _call("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", tile.bind("p", p))
+                        tile.put(parts, at, parts[vector(at, 4)] + added)
+
+    def products(a: Expr, w: Expr, count: int) -> list[Expr]:
+        """Eight of int16 each; two in one register where they fit it."""
+        low = _smull(_part(a, 0), _part(w, 0))
+        if count == 8:
+            return [low]
+        high = _smull(_part(a, 8), _part(w, 8))
+        return [low + high] if dot.name == "smlal" else [low, high]
 
     def finish() -> None:
         def pairs(a: Expr, b: Expr) -> Expr:
