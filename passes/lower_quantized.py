@@ -20,6 +20,7 @@ from edgecc.ir.program import Program
 from edgecc.pipeline.base import Lossy, Pass
 from edgecc.pipeline.context import PassContext
 from edgecc.quantization.integer.codes import QUANTIZE, Codes, Grid, activation, result
+from edgecc.quantization.integer.dynamic import DynamicLowering
 from edgecc.quantization.integer.emission import emit_codes, emit_floats, emit_sums
 from edgecc.quantization.integer.movement import move_codes
 from edgecc.quantization.integer.signs import store_codes
@@ -48,10 +49,11 @@ class LowerQuantized(Pass):
     unsigned: bool = False
 
     def run(self, program: Program, context: PassContext) -> int:
-        changed = store_codes(program, torch.uint8 if self.unsigned else torch.int8)
+        dtype = torch.uint8 if self.unsigned else torch.int8
+        changed = store_codes(program, dtype)
         while moved := move_codes(program):
             changed += moved
-        lowering = _Lowering(program, context)
+        lowering = _Lowering(program, context, DynamicLowering(program, dtype))
         for node in program.calls(*QUANTIZE):
             changed += lowering.quantize(node)
         for node in program.calls(*_WEIGHTED):
@@ -62,8 +64,8 @@ class LowerQuantized(Pass):
 class _Lowering:
     """`sums`: those of calls that more than one node reads."""
 
-    def __init__(self, program: Program, context: PassContext) -> None:
-        self.program, self.context = program, context
+    def __init__(self, program: Program, context: PassContext, dynamic: DynamicLowering) -> None:
+        self.program, self.context, self.dynamic = program, context, dynamic
         self._sums: dict[fx.Node, tuple[fx.Node, Sums]] = {}
 
     def quantize(self, node: fx.Node) -> bool:
@@ -89,15 +91,18 @@ class _Lowering:
 
     def keep_float(self, node: fx.Node) -> bool:
         """Sum codes in integers where the result is read as floats."""
-        if not any(activation(self.program, n) for n in node.all_input_nodes):
-            return False
         try:
-            sums, form = self._summed(node)
+            new = self.dynamic.lower(node)
+            if new is None and any(activation(self.program, n) for n in node.all_input_nodes):
+                sums, form = self._summed(node)
+                new = emit_floats(self.program, node, sums, form.scale, form.axis, node.meta["val"].dtype)
         except NotIntegerError as error:
             self.context.missed(node, f"stays in floats: {error}")
             return False
+        if new is None:
+            return False
         self.context.applied(node, "sums of integers, read as floats")
-        self.program.replace(node, emit_floats(self.program, node, sums, form.scale, form.axis, node.meta["val"].dtype))
+        self.program.replace(node, new)
         return True
 
     def _codes(self, node: fx.Node, producer: fx.Node, grid: Grid) -> fx.Node | None:

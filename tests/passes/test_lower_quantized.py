@@ -260,3 +260,58 @@ def test_sums_that_may_leave_int32_are_refused() -> None:
     _, context = apply(LowerQuantized(), program)
     assert not any(map(is_integer, program.calls()))
     assert any("beyond int32" in r.message for r in context.remarks)
+
+
+class Dynamic(nn.Module):
+    """A layer whose input is quantized row by row when it runs."""
+
+    def __init__(self, transposed: bool = False) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.transposed = transposed
+        shape = (48, 24) if transposed else (24, 48)
+        self.register_buffer("weight", torch.randint(-127, 128, shape, generator=generator).to(torch.int8))
+        self.register_buffer("scales", torch.rand(24, generator=generator) * 0.004 + 0.0005)
+        self.register_buffer("zeros", torch.zeros(24, dtype=torch.int64))
+        self.register_buffer("bias", torch.randn(24, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, zero = quantized.choose_qparams_per_token_asymmetric(x, torch.int8)
+        rows = quantized.quantize_per_token(x, scale, zero, *INT8)
+        x = quantized.dequantize_per_token(rows, scale, zero, *INT8, torch.float32)
+        w = quantized.dequantize_per_channel(self.weight, self.scales, self.zeros, int(self.transposed), -127, 127, torch.int8)
+        return torch.addmm(self.bias, x, w) if self.transposed else F.linear(x, w, self.bias)
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rows_are_quantized_when_they_come(transposed: bool, unsigned: bool) -> None:
+    x = torch.randn(6, 48, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.01, 1, 30, 1, 1, 0]).view(6, 1)
+    x[3], x[4] = x[3].abs() + 2, -x[4].abs() - 2  # rows of one sign
+    program = trace_function(Dynamic(transposed), x)
+    want = program(x)[0]
+    apply(LowerQuantized(unsigned=unsigned), program)
+    kinds = operators(program)
+    assert kinds.count("edgecc.linear_int32") == 1 and not any("per_token" in k or "per_channel" in k for k in kinds)
+    # 1e-5: a code on the edge of a step may be the next one, of 48 that are summed; none is here
+    torch.testing.assert_close(program(x)[0], want, rtol=1e-5, atol=1e-5)
+
+
+def test_two_layers_of_one_input_quantize_it_once() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Dynamic(), Dynamic()
+
+        def forward(self, x: Tensor) -> Tensor:
+            scale, zero = quantized.choose_qparams_per_token_asymmetric(x, torch.int8)
+            rows = quantized.dequantize_per_token(quantized.quantize_per_token(x, scale, zero, *INT8), scale, zero, *INT8, torch.float32)
+            first, second = (
+                quantized.dequantize_per_channel(m.weight, m.scales, m.zeros, 0, -127, 127, torch.int8) for m in (self.first, self.second)
+            )
+            return F.linear(rows, first) + F.linear(rows, second)
+
+    program = trace_function(Two(), torch.randn(6, 48))
+    apply(LowerQuantized(), program)
+    kinds = operators(program)
+    assert kinds.count("edgecc.linear_int32") == 2 and kinds.count("aten.amax") == 1

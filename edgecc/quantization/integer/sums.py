@@ -69,7 +69,7 @@ def _matmul(program: Program, node: fx.Node) -> Sums:
     left, right = _codes(program, a), _codes(program, b)
     depth = a.meta["val"].shape[-1]
     if isinstance(depth, int):
-        _check(left.reach * right.reach * depth)
+        check_sums(left.reach * right.reach * depth)
     scale = torch.tensor(left.grid.scale * right.grid.scale, dtype=torch.float64)
     return Sums(integer.matmul_int32.default, (left.node, right.node, left.grid.zero, right.grid.zero), scale)
 
@@ -156,7 +156,7 @@ def _sum(codes: Codes, dims: list[int], shape: Any, keepdim: bool) -> Sums:
         if not isinstance(shape[d], int):
             raise NotIntegerError("it averages over a dynamic number of elements")
         count *= shape[d]
-    _check(codes.reach * count)
+    check_sums(codes.reach * count)
     scale = torch.tensor(codes.grid.scale / count, dtype=torch.float64)
     return Sums(integer.sum_int32.default, (codes.node, codes.grid.zero, dims, keepdim), scale)
 
@@ -173,7 +173,7 @@ def _pool(program: Program, node: fx.Node) -> Sums:
     size = 1
     for k in kernel:
         size *= k
-    _check(codes.reach * size)
+    check_sums(codes.reach * size)
     scale = torch.tensor(codes.grid.scale / (count or size), dtype=torch.float64)
     return Sums(integer.window_sum_int32.default, (codes.node, codes.grid.zero, kernel, stride, padding), scale)
 
@@ -207,10 +207,11 @@ def _bias(program: Program, node: Any, scale: torch.Tensor, channels: int) -> to
 
 def _check_products(codes: Codes, constant: torch.Tensor, shift: torch.Tensor | None) -> None:
     largest = constant.to(torch.int64).abs().flatten(1).sum(1) * codes.reach
-    _check(int((largest if shift is None else largest + shift.to(torch.int64).abs()).max()))
+    check_sums(int((largest if shift is None else largest + shift.to(torch.int64).abs()).max()))
 
 
-def _check(bound: int) -> None:
+def check_sums(bound: int) -> None:
+    """Raises NotIntegerError where sums of this magnitude do not fit int32."""
     if bound >= _LIMIT:
         raise NotIntegerError(f"its sums may reach {bound}, beyond int32")
 
