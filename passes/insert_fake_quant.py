@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,8 @@ class InsertFakeQuant(Pass):
 
     `symmetric`: activations have zero point 0. `layers`: pairs of a regular expression and a scheme, the first that is found
     in a layer's module path or node name decides. `attention`: whether what a softmax gives is quantized too. `embeddings`:
-    whether tables are stored in integers, a scale for each row; a table that is also a layer's weight always is.
+    whether tables are stored in integers, a scale for each row; one that a pattern of `layers` finds is stored as that says, and
+    a table that is also a layer's weight always as that.
     """
 
     name = "insert-fake-quant"
@@ -52,15 +53,17 @@ class InsertFakeQuant(Pass):
     def run(self, program: Program, context: PassContext) -> int:
         """Raises UsageError for an unknown name, and for a pattern of `layers` that no layer matches."""
         found = [n for n in program.calls(*ops.CONTRACTIONS) if not any(map(_is_quantized, n.all_input_nodes))]
-        chosen = _schemes(found, scheme(self.scheme), self.layers)
+        tables = [n for n in program.calls(aten.embedding.default) if program.is_weight(n.args[0])]
+        chosen = _schemes(found, tables, scheme(self.scheme), self.layers)
         for node in found:
             if not chosen[node].integers:
                 context.missed(node, f"stays in floating point: its scheme is {chosen[node].name}")
         count = _insert_static(program, self, chosen, context)
         count += sum(_insert_dynamic(program, node, chosen[node], context) for node in found)
         count += _insert_weights(program, chosen, context)
-        if self.embeddings:
-            count += sum(_insert_table(program, node) for node in program.calls(aten.embedding.default))
+        default = scheme("int8-weight" if self.embeddings else "float")
+        stored = _schemes(tables, found, default, self.layers)
+        count += sum(_insert_table(program, node, stored[node].weight) for node in tables)
         for node in program.calls(*ops.RECURRENCES, ops.ATTENTION):
             context.missed(node, "stays in floating point: no target computes it in integers")
         return count
@@ -70,10 +73,12 @@ def _is_quantized(node: fx.Node) -> bool:
     return fake_quant.behind(node) is not node or is_dequantize(node)
 
 
-def _schemes(layers: list[fx.Node], default: Scheme, patterns: tuple[tuple[str, str], ...]) -> dict[fx.Node, Scheme]:
-    """The scheme of every contraction. Raises UsageError for a bad pattern and for one without effect."""
+def _schemes(
+    layers: Sequence[fx.Node], others: Sequence[fx.Node], default: Scheme, patterns: tuple[tuple[str, str], ...]
+) -> dict[fx.Node, Scheme]:
+    """The scheme of every layer. Raises UsageError for a bad pattern and for one that neither these nor `others` match."""
     chosen = dict.fromkeys(layers, default)
-    unused = dict.fromkeys(pattern for pattern, _ in patterns)
+    unused = dict.fromkeys(pattern for pattern, _ in patterns if not any(_matches(pattern, n) for n in others))
     for node in layers:
         for pattern, name in patterns:
             if _matches(pattern, node):
@@ -81,7 +86,7 @@ def _schemes(layers: list[fx.Node], default: Scheme, patterns: tuple[tuple[str, 
                 unused.pop(pattern, None)
                 break
     if unused and layers:
-        known = ", ".join(dict.fromkeys(filter(None, map(module_path, layers))))
+        known = ", ".join(dict.fromkeys(filter(None, map(module_path, (*layers, *others)))))
         raise UsageError(f"no layer matches {next(iter(unused))!r}", hint=f"module paths of the model's layers: {known}")
     return chosen
 
@@ -187,14 +192,10 @@ def _insert_weight(program: Program, weight: fx.Node, reader: fx.Node, axis: int
     return out
 
 
-def _insert_table(program: Program, node: fx.Node) -> bool:
+def _insert_table(program: Program, node: fx.Node, kind: WeightFormat | None) -> bool:
     """Quantize an embedding table, a scale for each row."""
     table = node.args[0]
-    if not isinstance(table, fx.Node) or not program.is_weight(table):
+    if kind is None or not isinstance(table, fx.Node) or not program.is_weight(table) or not table.meta["val"].is_floating_point():
         return False
-    kind = WeightFormat()
-    out = fake_quant.insert_weight(program, table, node, 0, kind, weights.choose(program.weight(table), 0, kind))
-    for user in list(table.users):
-        if user.target is aten.embedding.default:
-            user.replace_input_with(table, out)
-    return True
+    out = _insert_weight(program, table, node, 0, kind if weights.fits(program.weight(table), kind.group or 1) else WeightFormat())
+    return out is not table

@@ -66,7 +66,7 @@ def encode(weight: torch.Tensor, kind: WeightFormat) -> Coded:
 
 def decode(coded: Coded, kind: WeightFormat) -> torch.Tensor:
     """[blocks, size] f32."""
-    return table(kind.codes)[coded.codes.long()] * coded.scale * coded.tensor_scale
+    return table(kind.codes)[coded.codes.long()] * (coded.scale * coded.tensor_scale)
 
 
 def insert(program: Program, weight: fx.Node, before: fx.Node, kind: WeightFormat) -> fx.Node:

@@ -122,6 +122,7 @@ def _least_error(seen: Observer, low: float, high: float, rule: Rule) -> tuple[f
 def _entropy(seen: Observer, levels: int) -> float:
     """The end T whose clipped histogram of |x| loses the least by `levels` + 1 steps: KL(P || Q). Migacz 2017, slides 21 to 35."""
     half = seen.counts[_BINS // 2 :] + seen.counts[: _BINS // 2].flip(0)
+    half[0] = half[1]  # exact zeros, half of what follows a ReLU, have no error at any scale
     width = seen.reach / len(half)
     last = int(half.nonzero().max()) + 1
     steps = levels + 1

@@ -107,8 +107,8 @@ def _is_softmax(value: object) -> bool:
 def _integers(program: Program, where: Placement, contractions: set[fx.Node]) -> set[fx.Node]:
     """Calls that read and give integers, or only read them: the contractions, and followers between them.
 
-    The largest set in which a follower has all signals from what gives integers (or, where it only moves numbers, from an
-    input) and some reader that wants them: an integer call, or the end of the program.
+    The largest set in which a follower has all signals from what gives integers, and some reader that wants them: an integer
+    call, or the end of the program.
     """
     found = contractions | {n for n in program.calls() if n.target in where.followers and _may_follow(program, n)}
     while True:
@@ -162,11 +162,16 @@ def _carries_data(node: fx.Node) -> bool:
 
 
 def _is_fed(node: fx.Node, where: Placement, found: set[fx.Node]) -> bool:
-    signals = [a for a in node.all_input_nodes if ops.is_signal(a)]
-    given = [a in found and a.target not in where.opened for a in signals]
-    if node.target in ops.MOVES:
-        return all(g or a.op == "placeholder" for g, a in zip(given, signals, strict=True))
-    return any(given) if node.target in ops.JOINS | ops.CONCATENATIONS else all(given)
+    """Whether integers come in: from integer calls, or from an input that is quantized for such a call anyway."""
+    return all(
+        (a in found and a.target not in where.opened) or (a.op == "placeholder" and _is_quantized_input(a, node, found))
+        for a in node.all_input_nodes
+        if ops.is_signal(a)
+    )
+
+
+def _is_quantized_input(value: fx.Node, reader: fx.Node, found: set[fx.Node]) -> bool:
+    return reader.target in ops.MOVES or any(u in found and u.target in ops.CONTRACTIONS for u in value.users)
 
 
 def _is_wanted(node: fx.Node, found: set[fx.Node]) -> bool:

@@ -11,8 +11,8 @@ from edgecc.quantization.support import QuantSupport
 
 #: Where passes besides the usual ones stand: before fake-quant nodes are inserted, before they are calibrated, and after that.
 PLACES = (
-    ("equalize-layers", "smooth-quant"),
-    ("activation-aware-scaling", "compensate-rounding"),
+    ("equalize-layers", "smooth-quant", "activation-aware-scaling"),
+    ("compensate-rounding",),
     ("correct-bias", "assign-precision"),
 )
 
