@@ -174,6 +174,9 @@ def edited(text: str, options: CompileOptions, registry: Registry) -> Pipeline:
 def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report, context: PassContext) -> None:
     job.progress.step("running the artifact and comparing it with the original model")
     report.checks = verification.run_checks(job.target.runners(directory, manifest), directory)
+    report.agreement = job.target.agreement(job.program, directory, manifest, context.samples)
+    if report.agreement and (lines := report.agreement.broken()):
+        raise verification.disagreement(lines, job.target.name)
     tolerance, sqnr = _bounds(job)
     lines = verification.broken(report.checks, tolerance, sqnr)
     if lines:

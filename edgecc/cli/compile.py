@@ -124,6 +124,7 @@ def show(document: Document, terminal: Terminal) -> None:
     after = f" -> {summary.size(document['size_bytes']['model'])} on the device" if document["artifact"] else ""
     terminal.print(f"size      {weights} of weights{after}")
     summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
+    summary.show_agreement((document["verify"] or {}).get("quantized"), terminal)
     if document["verdict"]:
         terminal.print(f"verdict   {document['verdict']}")
     missed = document["remarks"]["missed"]

@@ -27,6 +27,15 @@ def show_checks(checks: Sequence[Mapping[str, Any]], terminal: Terminal) -> None
         terminal.print(f"verified  on {check['runtime']}: {cases}, {distance(check)}")
 
 
+def show_agreement(found: Mapping[str, Any] | None, terminal: Terminal) -> None:
+    """A line on quantized activations, each call given the same integers before it."""
+    if not found:
+        return
+    near, cosine = f"{found['within_one_step']:.2%} or more within one step", number(found["cosine"], ".6f")
+    unchecked = f"; {found['unchecked']} calls not found in the artifact" if found["unchecked"] else ""
+    terminal.print(f"quantized {found['calls']} calls, {found['equal']:.3%} of the integers equal, {near}, cosine {cosine}{unchecked}")
+
+
 def distance(figures: Mapping[str, Any]) -> str:
     if figures["equal"]:
         return "equal bit for bit"

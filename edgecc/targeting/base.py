@@ -17,7 +17,8 @@ from edgecc.pipeline.numerics import Distance
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
-    from edgecc.pipeline.context import PassContext
+    from edgecc.pipeline.context import PassContext, Sample
+    from edgecc.targeting.agreement import Agreement
     from edgecc.targeting.lint import LintReport
     from edgecc.targeting.timing import Contestant
 
@@ -105,6 +106,13 @@ class Target(ABC):
     def tolerance(self) -> float | None:
         """The largest difference to the model that the target's own arithmetic explains, over the largest magnitude of an
         output; None for that of float32. A tolerance that the user states is used instead.
+        """
+        return None
+
+    def agreement(self, program: Program, directory: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) -> Agreement | None:
+        """Compare the artifact's integers with those of the program that was lowered, None where it quantizes no activation.
+
+        A target that writes quantized activations overrides this: their outputs are compared loosely otherwise.
         """
         return None
 

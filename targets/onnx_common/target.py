@@ -17,6 +17,7 @@ from edgecc.targeting import support
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
 from edgecc.targets.onnx_common import half_runner
+from edgecc.targets.onnx_common.agreement import agreement
 from edgecc.targets.onnx_common.fallback import NotExportedError, export
 from edgecc.targets.onnx_common.lowering import DTYPES, OPSETS, lower, refuse
 from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
@@ -27,7 +28,8 @@ from edgecc.targets.onnx_common.write import DATA, MODEL, write
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
-    from edgecc.pipeline.context import PassContext
+    from edgecc.pipeline.context import PassContext, Sample
+    from edgecc.targeting.agreement import Agreement
 
 _PIPELINE = (
     "normalize: decompose, canonicalize, fold-constants, eliminate-common-subexpressions"
@@ -150,6 +152,16 @@ class OnnxTarget(Target):
         if self.precision != "fp32":
             return half_runner.runners(directory / MODEL, threads, self.note, manifest)
         return [OnnxRuntimeRunner(directory / MODEL, threads, self.note)]
+
+    def agreement(self, program: Program, directory: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) -> Agreement | None:
+        def load(file: Path) -> Runner:
+            threads = int(manifest["facts"]["threads"])
+            if self.precision == "fp32":
+                return OnnxRuntimeRunner(file, threads)
+            return half_runner.RoundedRunner(file, threads, "", self.precision)
+
+        program = self.dialect.rewrite(program)
+        return agreement(program, directory / MODEL, samples, self.tolerance or REORDERED.tolerance, load)
 
     def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
         if self.precision == "bf16":
