@@ -105,11 +105,15 @@ class Graph:
     def constant(self, value: Any, dtype: torch.dtype, name: str = "") -> Value:
         """A number, an array or a tensor as an initializer; equal ones are one."""
         made = value.to(dtype) if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=dtype)
-        array = made.numpy()
+        array = (made.view(torch.int16) if made.dtype is torch.bfloat16 else made).numpy()  # numpy has no bfloat16
         key = dtype, tuple(made.shape), array.tobytes()
         if key in self._initializers:
             return self._initializers[key]
-        short = [str(v) for v in array.flatten()] if made.numel() <= 4 else [str(self.at.name if self.at else "")]
+        short = (
+            [str(v) for v in (made.float() if made.dtype is torch.bfloat16 else made).flatten().numpy()]
+            if made.numel() <= 4
+            else [str(self.at.name if self.at else "")]
+        )
         return self._initializer(key, self.free(".".join(filter(None, [name or "constant", dtype_name(dtype), *short]))), made)
 
     def _initializer(self, key: Any, name: str, tensor: torch.Tensor) -> Value:

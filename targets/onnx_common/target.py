@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from edgecc.diagnostics import Remark
 from edgecc.errors import UsageError
 from edgecc.pipeline.base import REORDERED
+from edgecc.pipeline.numerics import rounding
 from edgecc.targeting import support
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
@@ -21,7 +20,7 @@ from edgecc.targets.onnx_common.agreement import agreement
 from edgecc.targets.onnx_common.fallback import NotExportedError, export
 from edgecc.targets.onnx_common.lowering import DTYPES, OPSETS, lower, refuse
 from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
-from edgecc.targets.onnx_common.precision import PRECISIONS, reduce, tolerance
+from edgecc.targets.onnx_common.precision import PRECISIONS, limit, reduce, tolerance
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner, contestant, find_requirements, require_onnx
 from edgecc.targets.onnx_common.simplify import simplify
 from edgecc.targets.onnx_common.write import DATA, MODEL, write
@@ -36,7 +35,6 @@ _PIPELINE = (
     " | fuse: fold-batch-norm, fuse-layer-norm, fuse-rms-norm, fuse-gelu, fuse-silu, fuse-hard-swish, fuse-attention, canonicalize"
     " | legalize: fold-constants, eliminate-common-subexpressions"
 )
-_EXPORTED = frozenset({torch.float16, torch.bfloat16})  # dtypes that PyTorch's exporter writes beside those of edgecc
 
 
 @dataclass(frozen=True)
@@ -88,10 +86,13 @@ class OnnxTarget(Target):
     def capabilities(self) -> Capabilities:
         """What edgecc lowers; with the exporter, what is left is found out by `lower`."""
         own = self._own()
-        return Capabilities(own.dtypes | _EXPORTED, lambda node: self.dialect.refuse(node, self.opset)) if self.exporter else own
+        return Capabilities(own.dtypes, lambda node: self.dialect.refuse(node, self.opset)) if self.exporter else own
 
     def _own(self) -> Capabilities:
-        return Capabilities(DTYPES, lambda node: self.dialect.refuse(node, self.opset) or refuse(node, self.opset))
+        return Capabilities(
+            DTYPES - {PRECISIONS[name] for name in self.lacking},
+            lambda node: self.dialect.refuse(node, self.opset) or refuse(node, self.opset),
+        )
 
     def requirements(self) -> Sequence[Requirement]:
         return find_requirements()
@@ -123,10 +124,18 @@ class OnnxTarget(Target):
 
     def _reduce(self, model: Any, program: Program, context: PassContext) -> dict[str, Any]:
         if self.precision == "fp32":
-            return {"precision": "fp32"}
+            precision = self._own_precision(program)
+            if precision == "fp16":
+                limit(model, context, self.name)
+            return {"precision": precision}
         context.progress.detail(f"measure what {self.precision} does to each node")
         names = [spec.name for spec in program.signature.inputs]
         return reduce(model, self.precision, names, context, self.name, float_io=self.float_io)
+
+    def _own_precision(self, program: Program) -> str:
+        """That of a program which is of half precision already."""
+        dtypes = program.dtypes()
+        return next((name for name in ("bf16", "fp16") if PRECISIONS[name] in dtypes), "fp32")
 
     @property
     def tolerance(self) -> float | None:
@@ -149,21 +158,21 @@ class OnnxTarget(Target):
 
     def runners(self, directory: Path, manifest: Mapping[str, Any]) -> Sequence[Runner]:
         threads = int(manifest["facts"]["threads"])
-        if self.precision != "fp32":
+        if manifest["facts"]["precision"] != "fp32":
             return half_runner.runners(directory / MODEL, threads, self.note, manifest)
         return [OnnxRuntimeRunner(directory / MODEL, threads, self.note)]
 
     def agreement(self, program: Program, directory: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) -> Agreement | None:
         def load(file: Path) -> Runner:
             threads = int(manifest["facts"]["threads"])
-            if self.precision == "fp32":
+            if (precision := manifest["facts"]["precision"]) == "fp32":
                 return OnnxRuntimeRunner(file, threads)
-            return half_runner.RoundedRunner(file, threads, "", self.precision)
+            return half_runner.RoundedRunner(file, threads, "", precision, manifest)
 
-        program = self.dialect.rewrite(program)
-        return agreement(program, directory / MODEL, samples, self.tolerance or REORDERED.tolerance, load)
+        tolerance = max(self.tolerance or REORDERED.tolerance, rounding(program.dtypes()))
+        return agreement(self.dialect.rewrite(program), directory / MODEL, samples, tolerance, load)
 
     def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
-        if self.precision == "bf16":
+        if manifest["facts"]["precision"] == "bf16":
             return []  # ONNX Runtime's CPU has no bfloat16 kernels
         return [contestant(directory / MODEL, threads, self.note)]

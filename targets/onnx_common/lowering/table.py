@@ -40,7 +40,10 @@ from edgecc.targets.onnx_common.lowering.handler import Handlers
 from edgecc.targets.onnx_common.sizes import refuse_size
 
 aten = torch.ops.aten
-DTYPES = frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool})
+DTYPES = frozenset(
+    {torch.float32, torch.float64, torch.float16, torch.bfloat16}
+    | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+)
 OPSETS = range(17, 25)
 
 _FAMILIES = (

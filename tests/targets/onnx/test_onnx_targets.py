@@ -80,9 +80,9 @@ def test_what_edgecc_does_not_lower_is_written_by_pytorch(compiled, tmp_path):
     assert (graph.input[0].name, graph.input[0].type.tensor_type.shape.dim[0].dim_param) == ("x", "n")
 
 
-def test_half_precision_is_written_by_pytorch(compiled, tmp_path):
+def test_a_half_model_is_lowered_without_the_exporter(compiled, tmp_path):
     assert compiled("half", "onnxruntime") == 0
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]["exporter"] is True
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]["exporter"] is False
 
 
 @pytest.mark.parametrize("flags", [(), ("--set", "target_options.exporter=false")])
