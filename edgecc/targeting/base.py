@@ -38,10 +38,15 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a target can lower. `refuse` returns why a node cannot be lowered, None where it can."""
+    """What a target can lower. `refuse` returns why a node cannot be lowered, None where it can.
+
+    `substitute` names what writes the whole program where it has calls beyond `own`, which may fail; `""` where nothing does.
+    """
 
     dtypes: frozenset[torch.dtype]
     refuse: Callable[[fx.Node], str | None]
+    own: Capabilities | None = None
+    substitute: str = ""
 
 
 class Runner(ABC):

@@ -86,7 +86,9 @@ class OnnxTarget(Target):
     def capabilities(self) -> Capabilities:
         """What edgecc lowers; with the exporter, what is left is found out by `lower`."""
         own = self._own()
-        return Capabilities(own.dtypes, lambda node: self.dialect.refuse(node, self.opset)) if self.exporter else own
+        if not self.exporter:
+            return own
+        return Capabilities(own.dtypes, lambda node: self.dialect.refuse(node, self.opset), own, "PyTorch's exporter")
 
     def _own(self) -> Capabilities:
         return Capabilities(
