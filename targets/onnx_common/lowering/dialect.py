@@ -8,6 +8,7 @@ Quantize ONNX Models: Data type selection).
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,8 @@ class Dialect:
         changed = program.snapshot()
         for node in changed.calls(quantized.quantize_per_tensor.default):
             _to_unsigned(node)
+        for node in changed.calls(quantized.choose_qparams.tensor):
+            _choose_unsigned(node)
         return changed
 
     def refuse(self, node: fx.Node, opset: int) -> str | None:
@@ -76,6 +79,27 @@ def _to_unsigned(node: fx.Node) -> None:
         x, scale, zero_point, low, high, _ = call.args
         call.args = (x, scale, zero_point + 128, low + 128, high + 128, torch.uint8)  # type: ignore[operator]
     node.meta["val"] = node.meta["val"].to(torch.uint8)
+
+
+def _choose_unsigned(node: fx.Node) -> None:
+    """The same of a range that is computed: round(min / s) is subtracted from 0 instead of -128, so z moves by 128 exactly."""
+    x, low, high, eps, dtype = node.args
+    chosen = [user for getitem in node.users for user in getitem.users]
+    calls = list(dict.fromkeys(chosen))
+    wanted = (quantized.quantize_per_tensor.tensor, quantized.dequantize_per_tensor.tensor)
+    parts = [part for part in node.users if part.target is operator.getitem]
+    if (low, high, dtype) != (-128, 127, torch.int8) or len(parts) != len(node.users):
+        return
+    if any(c.target not in wanted or c.args[3:6] != (low, high, dtype) or not set(c.args[1:3]) <= set(parts) for c in calls):
+        return
+    quantizers = [c for c in calls if c.target is wanted[0]]
+    if any(user not in calls for q in quantizers for user in q.users):
+        return
+    node.args = (x, 0, 255, eps, torch.uint8)
+    for call in calls:
+        call.args = (*call.args[:3], 0, 255, torch.uint8)
+    for q in quantizers:
+        q.meta["val"] = q.meta["val"].to(torch.uint8)
 
 
 def is_constant(value: object) -> bool:

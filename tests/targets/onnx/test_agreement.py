@@ -152,12 +152,13 @@ def test_integers_that_are_outputs_and_narrow_ranges_are_found_by_their_names(li
     assert [(c.integers, c.equal) for c in found.calls] == [(32, 1.0)] and found.unchecked == 0 and found.broken() == []
 
 
-def test_scales_that_are_computed_are_compared_too(tmp_path):
+@pytest.mark.parametrize("eps", [2.0**-12, torch.finfo(torch.float32).eps])
+def test_scales_that_are_computed_are_compared_too(eps, tmp_path):
     weights = [random(32, 32, seed=seed) for seed in range(2)]
 
     def model(x):
         for w in weights:
-            scale, zero_point = quantized.choose_qparams(x, -128, 127, 2.0**-12, torch.int8)
+            scale, zero_point = quantized.choose_qparams(x, -128, 127, eps, torch.int8)
             q = quantized.quantize_per_tensor(x, scale, zero_point, *INT8)
             x = F.linear(quantized.dequantize_per_tensor(q, scale, zero_point, *INT8), weight(w))
         return x
