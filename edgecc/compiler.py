@@ -17,7 +17,7 @@ from edgecc.analysis.cost import cost
 from edgecc.diagnostics import Progress, Silent, nearest
 from edgecc.errors import CaptureError, UsageError
 from edgecc.ir.program import Program
-from edgecc.ir.quantized import is_quantize
+from edgecc.ir.quantized import is_float8, is_quantize
 from edgecc.ir.signature import TensorSpec
 from edgecc.options import CompileOptions
 from edgecc.pipeline import manager
@@ -193,7 +193,7 @@ def _bounds(job: Job) -> tuple[float, float]:
     if stated != CompileOptions.tolerance:
         return stated, 0.0
     own = max(job.target.tolerance or stated, rounding(job.program.dtypes()))
-    quantized = any(is_quantize(n) for n in job.program.calls())
+    quantized = any(is_quantize(n) or is_float8(n) for n in job.program.calls())
     if not quantized:
         return own, 0.0
     loose, sqnr = QUANTIZED if own == stated else QUANTIZED_HALF

@@ -20,7 +20,9 @@ from edgecc.targets.onnx_common.agreement import agreement
 from edgecc.targets.onnx_common.fallback import NotExportedError, export
 from edgecc.targets.onnx_common.lowering import DTYPES, OPSETS, lower, refuse
 from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
+from edgecc.targets.onnx_common.lowering.float8 import small_floats
 from edgecc.targets.onnx_common.precision import PRECISIONS, limit, reduce, tolerance
+from edgecc.targets.onnx_common.reference_runner import ReferenceRunner
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner, contestant, find_requirements, require_onnx
 from edgecc.targets.onnx_common.simplify import simplify
 from edgecc.targets.onnx_common.write import DATA, MODEL, write
@@ -126,10 +128,12 @@ class OnnxTarget(Target):
 
     def _reduce(self, model: Any, program: Program, context: PassContext) -> dict[str, Any]:
         if self.precision == "fp32":
-            precision = self._own_precision(program)
+            precision, small = self._own_precision(program), small_floats(program)
             if precision == "fp16":
                 limit(model, context, self.name)
-            return {"precision": precision}
+            return {"precision": precision, **({"floats": small} if small else {})}
+        if small_floats(program):
+            raise UsageError(f"precision is {self.precision}, and the program has FP8 or FP4", hint="precision=fp32")
         context.progress.detail(f"measure what {self.precision} does to each node")
         names = [spec.name for spec in program.signature.inputs]
         return reduce(model, self.precision, names, context, self.name, float_io=self.float_io)
@@ -162,19 +166,26 @@ class OnnxTarget(Target):
         threads = int(manifest["facts"]["threads"])
         if manifest["facts"]["precision"] != "fp32":
             return half_runner.runners(directory / MODEL, threads, self.note, manifest)
-        return [OnnxRuntimeRunner(directory / MODEL, threads, self.note)]
+        return [self._runner(directory / MODEL, manifest, self.note)]
+
+    def _runner(self, file: Path, manifest: Mapping[str, Any], note: str = "") -> Runner:
+        """A file of float32; FP8 without fusions, FP4, which ONNX Runtime has no kernel of, by definition."""
+        floats = manifest["facts"].get("floats")
+        if floats == "fp4":
+            return ReferenceRunner(file, note)
+        return OnnxRuntimeRunner(file, int(manifest["facts"]["threads"]), note, fusions=not floats)
 
     def agreement(self, program: Program, directory: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) -> Agreement | None:
         def load(file: Path) -> Runner:
             threads = int(manifest["facts"]["threads"])
             if (precision := manifest["facts"]["precision"]) == "fp32":
-                return OnnxRuntimeRunner(file, threads)
+                return self._runner(file, manifest)
             return half_runner.RoundedRunner(file, threads, "", precision, manifest)
 
         tolerance = max(self.tolerance or REORDERED.tolerance, rounding(program.dtypes()))
         return agreement(self.dialect.rewrite(program), directory / MODEL, samples, tolerance, load)
 
     def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
-        if manifest["facts"]["precision"] == "bf16":
+        if manifest["facts"]["precision"] == "bf16" or "floats" in manifest["facts"]:
             return []  # ONNX Runtime's CPU has no bfloat16 kernels
         return [contestant(directory / MODEL, threads, self.note)]

@@ -17,7 +17,8 @@ from torch import fx
 
 from edgecc.ir.dtypes import dtype_name
 from edgecc.ir.program import Program
-from edgecc.ir.quantized import CHOOSE, DEQUANTIZE, QUANTIZE, is_dequantize, quantized
+from edgecc.ir.quantized import CHOOSE, DEQUANTIZE, FLOAT8, QUANTIZE, is_dequantize, quantized
+from edgecc.targets.onnx_common.lowering import float8
 from edgecc.targets.onnx_common.lowering.handler import arguments_of, fake
 
 aten = torch.ops.aten
@@ -56,13 +57,16 @@ class Dialect:
 
     def refuse(self, node: fx.Node, opset: int) -> str | None:
         """Why a call of quantization cannot be written in this dialect and what to do, None for every other call."""
+        own = float8.refuse_other(node)
+        if own or (self.onnxruntime and _is_small_float(node)):
+            return own or "FP8 and FP4, which ONNX Runtime's optimizer makes an invalid graph of or has no kernel for: target tensorrt"
         if node.target in CHOOSE or node.target in PER_TOKEN:
             return "its scales are computed from each input, TensorRT wants them when it builds: calibrate" if self.symmetric else None
         if node.target is GROUPS:
             return _refuse_groups(node, opset, self)
         if node.target not in QUANTIZE | DEQUANTIZE:
             return None
-        return _refuse_types(node) or (_refuse_asymmetric(node) if self.symmetric else None)
+        return _refuse_types(node, opset) or (_refuse_asymmetric(node) if self.symmetric else None)
 
 
 #: As the program has them.
@@ -100,6 +104,13 @@ def _choose_unsigned(node: fx.Node) -> None:
         call.args = (*call.args[:3], 0, 255, torch.uint8)
     for q in quantizers:
         q.meta["val"] = q.meta["val"].to(torch.uint8)
+
+
+def _is_small_float(node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return False
+    values = [fake(a) for a in (*node.all_input_nodes, node)]
+    return any(isinstance(v, torch.Tensor) and v.dtype is FLOAT8 for v in values) or (node.target is GROUPS and float8.is_nvfp4(node))
 
 
 def is_constant(value: object) -> bool:
@@ -146,10 +157,12 @@ def is_narrow(bound: dict[str, Any]) -> bool:
     return bool(bound["quant_min"] > low + 1 or bound["quant_max"] < high)
 
 
-def _refuse_types(node: fx.Node) -> str | None:
+def _refuse_types(node: fx.Node, opset: int) -> str | None:
     bound = arguments_of(node)
     dtype = bound["dtype"]
     x = fake(bound["x"])
+    if dtype is FLOAT8:
+        return None if opset >= 19 else f"FP8 is of opset 19, and opset is {opset}"
     if bound.get("out_dtype") not in (None, torch.float32):
         return f"it dequantizes to {dtype_name(bound['out_dtype'])}, want float32"
     if is_constant(bound["x"]) and (x.dim() <= 1 or not is_dequantize(node)):
@@ -167,7 +180,7 @@ def _refuse_asymmetric(node: fx.Node) -> str | None:
     scale, zero_point = parameters(node)
     if is_constant(bound["x"]) and is_dequantize(node) and fake(bound["x"]).dim() <= 1:
         return None  # a bias, which is written in floating point
-    if bound["dtype"] is not torch.int8:
+    if bound["dtype"] not in (torch.int8, FLOAT8):
         return f"it quantizes to {dtype_name(bound['dtype'])}, which TensorRT does not: {_SYMMETRIC}"
     if not is_dequantize(node) and is_narrow(bound):
         limits = bound["quant_min"], bound["quant_max"]
@@ -204,6 +217,9 @@ _OUTPUT_AXIS: dict[Any, int] = {
 def _refuse_groups(node: fx.Node, opset: int, dialect: Dialect) -> str | None:
     bound = arguments_of(node)
     size, (_, zero_point) = bound["group_size"], parameters(node)
+    if float8.is_nvfp4(node):
+        later = f"FP4 is of opset 23, and opset is {opset}: opset=23" if opset < 23 else None
+        return later or float8.refuse_numbers(constant(bound["x"]))
     if bound["output_dtype"] is not torch.float32:
         return f"it dequantizes to {dtype_name(bound['output_dtype'])}, want float32"
     if not all(is_constant(v) for v in (bound["x"], *parameters(node)) if v is not None):
