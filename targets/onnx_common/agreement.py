@@ -18,7 +18,7 @@ from torch import fx
 
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
-from edgecc.ir.quantized import is_quantize
+from edgecc.ir.quantized import FLOAT8, is_float8, is_quantize
 from edgecc.pipeline.context import Sample
 from edgecc.pipeline.numerics import Distance, distance
 from edgecc.reference import to_numpy
@@ -35,7 +35,7 @@ def agreement(
     The quantized dtypes of the program are those of the file. `tolerance`: of a float32 number, over the largest magnitude.
     `load` makes the runner of a file, which stands beside the model for as long as this takes.
     """
-    calls = [n for n in program.calls() if is_quantize(n) and not is_constant(n.args[0])]
+    calls = [n for n in program.calls() if (is_quantize(n) or is_float8(n)) and not is_constant(n.args[0])]
     if not calls:
         return None
     exposed = file.with_name("exposed.onnx")
@@ -50,7 +50,7 @@ def agreement(
         given = {s.name: to_numpy(t) for s, t in zip(program.signature.inputs, sample, strict=True)}
         found, real = runner.run(given), deployed.run(given)
         as_deployed &= all(np.array_equal(found[name], real[name], equal_nan=real[name].dtype.kind == "f") for name in real)
-        forced = _Forced(program, {name: torch.from_numpy(found[value]) for name, value in present.items()}, tolerance, tallies)
+        forced = _Forced(program, {n.name: _tensor(found[present[n.name]], n) for n in calls if n.name in present}, tolerance, tallies)
         with torch.no_grad():
             results = forced.run(*sample)
         got = [torch.from_numpy(found[s.name]) for s in program.signature.outputs]
@@ -71,10 +71,24 @@ def _expose(program: Program, calls: Sequence[fx.Node], file: Path, exposed: Pat
     outputs = {v.name for v in model.graph.output}
     for node in calls:
         if node.name in found and found[node.name] not in outputs:
-            kind = onnx.helper.np_dtype_to_tensor_dtype(to_numpy(torch.empty(0, dtype=node.meta["val"].dtype)).dtype)
+            empty = None if is_float8(node) else to_numpy(torch.empty(0, dtype=node.meta["val"].dtype))
+            kind = onnx.TensorProto.FLOAT8E4M3FN if empty is None else onnx.helper.np_dtype_to_tensor_dtype(empty.dtype)
             model.graph.output.append(onnx.helper.make_tensor_value_info(found[node.name], kind, None))
     onnx.save(model, exposed)
     return found
+
+
+def _tensor(found: np.ndarray[Any, Any], call: fx.Node) -> torch.Tensor:
+    """The integers that a runtime gives, FP8 by its bits."""
+    return torch.from_numpy(found.view(np.uint8)).view(FLOAT8) if is_float8(call) else torch.from_numpy(found)
+
+
+def _steps(numbers: torch.Tensor) -> torch.Tensor:
+    """Numbers as a count of steps: integers as they are, FP8 by its place among all of FP8, whose bits go by magnitude."""
+    if numbers.dtype is not FLOAT8:
+        return numbers.int()
+    bits = numbers.view(torch.uint8).int()
+    return torch.where(bits < 128, bits, 128 - bits)
 
 
 @dataclass
@@ -86,11 +100,13 @@ class _Tally:
     near: int = 0
     cosine: float = 1.0
 
-    def add(self, want: torch.Tensor, explained: torch.Tensor, got: torch.Tensor, zero: torch.Tensor) -> None:
+    def add(self, want: torch.Tensor, got: torch.Tensor, ends: tuple[torch.Tensor, torch.Tensor], zero: torch.Tensor) -> None:
+        """`ends`: between which a number counts as equal."""
+        explained = got.float().clamp(*ends)
         self.integers += got.numel()
-        self.equal += int((got == want).sum())
-        self.near += int((((got - want).abs() <= 1) | (got == explained)).sum())
-        self.cosine = min(self.cosine, distance(((explained - zero).double(),), ((got - zero).double(),)).cosine)
+        self.equal += int((got.float() == want.float()).sum())
+        self.near += int((((_steps(got) - _steps(want)).abs() <= 1) | (got.float() == explained)).sum())
+        self.cosine = min(self.cosine, distance((explained - zero.float(),), (got.float() - zero.float(),)).cosine)
 
     def summed_up(self, place: str) -> CallAgreement:
         return CallAgreement(place, self.integers, self.equal / max(self.integers, 1), self.near / max(self.integers, 1), self.cosine)
@@ -111,12 +127,11 @@ class _Forced(fx.Interpreter):
         def quantize(x: torch.Tensor) -> torch.Tensor:
             assert callable(n.target)
             made: torch.Tensor = n.target(x, *options, **named)
-            return made.int()
+            return made
 
         moved = self._tolerance * x.abs().max() if x.numel() else 0.0
         step = 1 if isinstance(parameters(n)[1], fx.Node) and not is_constant(parameters(n)[1]) else 0  # z, computed, rounds too
-        low, high = quantize(x - moved) - step, quantize(x + moved) + step
-        given = self._integers[n.name]
-        got = given.int()
-        self._tallies[n.name].add(quantize(x), got.clamp(low, high), got, quantize(torch.zeros_like(x)))
-        return given
+        ends = quantize(x - moved).float() - step, quantize(x + moved).float() + step
+        got = self._integers[n.name]
+        self._tallies[n.name].add(quantize(x), got, ends, quantize(torch.zeros_like(x)))
+        return got

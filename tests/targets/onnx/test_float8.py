@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -16,10 +17,12 @@ import edgecc
 from edgecc.errors import UnsupportedError, UsageError
 from edgecc.ir.quantized import quantized
 from edgecc.registry import Registry
+from edgecc.targets.onnx_common.agreement import agreement
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner
 from edgecc.targets.tensorrt.lint import lint
 from edgecc.testing import trace_function
 from tests.targets.onnx import quantize_host as host
+from tests.targets.onnx.test_agreement import edit
 from tests.targets.onnx.test_quantization import random, refusal
 
 FP8 = (0, -448, 448, torch.float8_e4m3fn)
@@ -80,6 +83,9 @@ def test_fp8_is_quantize_and_dequantize_linear(opset, tmp_path):
     assert [(stored[n.input[0]].data_type, list(stored[n.input[0]].dims)) for n in graph.node if n.input[0] in stored] == [
         (TensorProto.FLOAT8E4M3FN, [64, 32])
     ]
+    agreed = report.as_dict()["verify"]["quantized"]
+    assert (agreed["calls"], agreed["unchecked"], agreed["within_one_step"]) == (1, 0, 1.0) and agreed["equal"] >= 0.999
+    assert agreed["outputs"]["cosine"] >= 0.9999999
     assert report.checks[0].distance.cosine >= 0.9999 and "without its Q/DQ fusions" in report.checks[0].runtime
     assert "runs in ONNX Runtime, without its Q/DQ fusions, with cosine" in report.verdict
 
@@ -114,6 +120,25 @@ def test_nvfp4_is_two_dequantize_linear_in_a_row(sizes, opset, tmp_path):
     assert "reference evaluator" in report.checks[0].runtime and "ONNX Runtime was not run" in report.checks[0].runtime
     assert "ONNX Runtime was not run" in report.verdict and "runs in ONNX Runtime" not in report.verdict
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]["floats"] == "fp4"
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_fp8_is_compared_call_by_call(factor, tmp_path):
+    """A scale that is a tenth too large in the file makes other numbers of the second activation."""
+    target = Registry.create().create_target("tensorrt", {"exporter": False})
+    layer = Float8()
+
+    def model(x):
+        return fake_fp8(layer(x), 0.05)
+
+    program = host.optimized(trace_function(model, random(4, 64)), target)
+    host.written(program, target, tmp_path)
+    wrong = np.float32(layer.scale)
+    edit(tmp_path, lambda _, a: a * np.float32(factor) if a.shape == () and a.dtype == np.float32 and a == wrong else None)
+    load = partial(OnnxRuntimeRunner, threads=1, fusions=False)
+    found = agreement(program, tmp_path / "model.onnx", [program.examples], 1e-4, load)
+    assert len(found.calls) == 2 and found.unchecked == 0
+    assert [bool(c.broken) for c in found.calls] == [False, factor != 1.0]
 
 
 def test_profiles_take_what_their_release_reads(tmp_path):
