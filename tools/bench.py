@@ -29,6 +29,7 @@ def main() -> None:
         "compile": lambda _: compile_time(),
         "graph": lambda _: graph(),
         "onnx": onnx,
+        "quantized": lambda _: quantized(),
         "resnet20": lambda _: resnet20(),
         "x86": x86,
     }
@@ -68,6 +69,11 @@ def onnx(args: argparse.Namespace) -> None:
 
     onnx.table(minilm_directory(), args.seconds)
     measure(["-m", "tools.benchmarks.onnx", "float16"])
+
+
+def quantized() -> None:
+    """How far quantized MiniLM and ResNet-20 in PyTorch are from themselves, rounded otherwise, and from ONNX Runtime."""
+    measure(["-m", "tools.benchmarks.quantized", str(minilm_directory()), str(DATA)])
 
 
 def graph() -> None:
