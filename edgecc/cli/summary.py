@@ -63,6 +63,9 @@ def show_agreement(found: Mapping[str, Any] | None, terminal: Terminal) -> None:
     """A line on quantized activations, each call given the same integers before it."""
     if not found:
         return
+    if found["exact"]:
+        terminal.print("integers  every output is that of the integer program in PyTorch, bit for bit")
+        return
     near, cosine = f"{found['within_one_step']:.2%} or more within one step", number(found["cosine"], ".6f")
     unchecked = f"; {found['unchecked']} calls not found in the artifact" if found["unchecked"] else ""
     terminal.print(f"quantized {found['calls']} calls, {found['equal']:.3%} of the integers equal, {near}, cosine {cosine}{unchecked}")

@@ -18,7 +18,8 @@ class CallAgreement:
     """The integers of one call over all samples, zero points subtracted. `place`: its node and source line, for people.
 
     `equal`, `near`: the part that is equal and within one step. `cosine`: the least of a sample, where an integer that the
-    tolerance of the number before it explains counts as equal.
+    tolerance of the number before it explains counts as equal. `exact`: nothing but integers comes before it, so that every
+    one must be equal. `least`: the cosine that is wanted.
     """
 
     place: str
@@ -26,14 +27,18 @@ class CallAgreement:
     equal: float
     near: float
     cosine: float
+    exact: bool = False
+    least: float = COSINE
 
     @property
     def broken(self) -> str:
         """Why the call is not what PyTorch computes, `""` where it is."""
-        if self.near >= NEAR and self.cosine >= COSINE:
+        if self.exact and self.equal < 1:
+            return f"{self.place}: {self.equal:.4%} of {self.integers} numbers equal, want all of them"
+        if self.near >= NEAR and self.cosine >= self.least:
             return ""
         found = f"{self.near:.2%} of {self.integers} integers within one step and a cosine of {self.cosine:.6f}"
-        return f"{self.place}: {found}, want {NEAR:.1%} and {COSINE:g}"
+        return f"{self.place}: {found}, want {NEAR:.1%} and {self.least:g}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Agreement:
             "calls": len(self.calls),
             "unchecked": self.unchecked,
             "as_deployed": self.as_deployed,
+            "exact": bool(self.calls) and all(c.exact for c in self.calls),
             "integers": integers,
             "equal": sum(c.equal * c.integers for c in self.calls) / max(integers, 1),
             "within_one_step": min((c.near for c in self.calls), default=1.0),

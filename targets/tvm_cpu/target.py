@@ -15,6 +15,7 @@ from edgecc.quantization.support import QuantSupport
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
 from edgecc.targets.tvm_cpu import interface
+from edgecc.targets.tvm_cpu.agreement import agreement
 from edgecc.targets.tvm_cpu.build import build, build_standalone, legalize_once
 from edgecc.targets.tvm_cpu.device import write_device_folder
 from edgecc.targets.tvm_cpu.interface import Interface
@@ -31,7 +32,8 @@ from edgecc.targets.tvm_cpu.versions import TVM, require_tvm
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
-    from edgecc.pipeline.context import PassContext
+    from edgecc.pipeline.context import PassContext, Sample
+    from edgecc.targeting.agreement import Agreement
 
 _PIPELINE = (
     "normalize: decompose, canonicalize, fold-constants, eliminate-common-subexpressions"
@@ -139,6 +141,9 @@ class TvmCpu(Target):
 
     def runners(self, directory: Path, manifest: Mapping[str, Any]) -> Sequence[Runner]:
         return find_runners(directory, manifest["facts"], self._runtime_root())
+
+    def agreement(self, program: Program, directory: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) -> Agreement | None:
+        return agreement(program, self.runners(directory, manifest), samples)
 
     def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
         return benchmarks.contestants(Artifact(directory, manifest["facts"], self._runtime_root()), threads, folder)
