@@ -15,6 +15,7 @@ from edgecc.ir.program import Program
 from edgecc.pipeline.context import PassContext
 from edgecc.pipeline.instruments import Instrument, Step
 from edgecc.pipeline.numerics import Distance
+from edgecc.targeting.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ class Report:
     """`original` is the traced model's cost, `compiled` that of the program that was lowered; `checks` has the most
     faithful runtime first. `memory` is the target's plan for intermediate values in bytes, None where it makes none.
     `quantization` says what became of each layer, `evaluation` how good the model was before and after, None where nobody asked.
-    `facts` are what the target says of the artifact (JSON values), `verdict` the line that sums up what is known of it.
+    `agreement`: that of quantized activations with PyTorch, call by call, None where there are none. `facts` are what the target
+    says of the artifact (JSON values), `verdict` the line that sums up what is known of it.
     """
 
     original: Cost
     compiled: Cost | None = None
     steps: Sequence[Step] = ()
     checks: list[RuntimeCheck] = field(default_factory=list)
+    agreement: Agreement | None = None
     remarks: Remarks = field(default_factory=Remarks)
     model_bytes: int = 0
     memory: Mapping[str, int] | None = None
@@ -55,7 +58,7 @@ class Report:
         return {
             "schema": 1,
             "passes": [_step(s) for s in self.steps],
-            "verify": {**self.checks[0].as_dict(), "runtimes": [c.as_dict() for c in self.checks]} if self.checks else None,
+            "verify": self._verify() if self.checks else None,
             "size_bytes": {"model": self.model_bytes, "original_weights": self.original.bytes},
             "memory": dict(self.memory) if self.memory else None,
             "facts": dict(self.facts),
@@ -66,6 +69,10 @@ class Report:
             "compiled": self.compiled.as_dict() if self.compiled else None,
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
         }
+
+    def _verify(self) -> dict[str, Any]:
+        found = {**self.checks[0].as_dict(), "runtimes": [c.as_dict() for c in self.checks]}
+        return found | ({"quantized": dict(self.agreement.as_dict())} if self.agreement else {})
 
     def write(self, directory: Path) -> None:
         """Write report.json and remarks.jsonl."""

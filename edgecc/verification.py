@@ -101,6 +101,15 @@ def mismatch(lines: Sequence[str], place: str, target: str) -> ContractError:
     )
 
 
+def disagreement(lines: Sequence[str], target: str) -> ContractError:
+    """The lines are those of `Agreement.broken`; the first call is where it begins."""
+    more = [f"and {len(lines) - 5} more"] if len(lines) > 5 else []
+    return ContractError(
+        f"{target} computes other integers than PyTorch from the same integers before:\n  " + "\n  ".join([*lines[:5], *more]),
+        hint="the fault is between the last call that quantizes and this one; --verify off --dump-ir keeps the programs for a bug report",
+    )
+
+
 def interface_of(manifest: Mapping[str, Any]) -> list[str]:
     """`x: float32[1, 3, 32, 32]` for each input of a manifest."""
     return [f"{i['name']}: {i['dtype']}{i['shape']}" for i in manifest["inputs"]]

@@ -30,6 +30,7 @@ def main() -> None:
         "graph": lambda _: graph(),
         "onnx": onnx,
         "quantization": quantization,
+        "quantized": lambda _: quantized(),
         "resnet20": lambda _: resnet20(),
         "x86": x86,
     }
@@ -80,6 +81,11 @@ def quantization(args: argparse.Namespace) -> None:
     from benchmarks import quantization
 
     quantization.table(args.models, DATA, minilm_directory())
+
+
+def quantized() -> None:
+    """How far quantized MiniLM and ResNet-20 in PyTorch are from themselves, rounded otherwise, and from ONNX Runtime."""
+    measure(["-m", "tools.benchmarks.quantized", str(minilm_directory()), str(DATA)])
 
 
 def graph() -> None:

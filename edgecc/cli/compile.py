@@ -169,6 +169,7 @@ def show(document: Document, terminal: Terminal) -> None:
     summary.show_quantization(document["quantization"], terminal)
     summary.show_evaluation(document["evaluation"], terminal)
     summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
+    summary.show_agreement((document["verify"] or {}).get("quantized"), terminal)
     if document["verdict"]:
         terminal.print(f"verdict   {document['verdict']}")
     missed = document["remarks"]["missed"]

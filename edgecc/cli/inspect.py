@@ -16,6 +16,8 @@ from edgecc.cli.terminal import Terminal
 from edgecc.errors import MissingToolError, UsageError
 
 if TYPE_CHECKING:
+    from torch import fx
+
     from edgecc.ir.program import Program
     from edgecc.registry import Registry
 
@@ -52,8 +54,9 @@ def _figures(program: Program) -> dict[str, Any]:
 
 
 def _support(program: Program, name: str, registry: Registry, session: Session) -> dict[str, Any]:
-    """What a target refuses of the program after its own pipeline, which may rewrite what it cannot lower."""
-    from edgecc.ir.provenance import describe
+    """What a target refuses of the program after its own pipeline, which may rewrite what it cannot lower; where it refuses
+    nothing, what it leaves to a substitute, which may refuse it yet.
+    """
     from edgecc.pipeline import manager
     from edgecc.pipeline.context import PassContext
     from edgecc.pipeline.spec import parse
@@ -64,14 +67,37 @@ def _support(program: Program, name: str, registry: Registry, session: Session) 
     try:
         target = registry.create_target(name, {})
         manager.run(parse(target.pipeline(), registry.passes), rewritten, PassContext())
-        found = refusals(rewritten, target.capabilities())
+        capabilities = target.capabilities()
+        found = refusals(rewritten, capabilities)
+        others = refusals(rewritten, capabilities.own) if capabilities.own and not found else {}
     except MissingToolError as error:
-        return {"name": name, "supported": None, "missing": error.message, "install": error.hint, "refused": []}
-    refused = [
+        return {
+            "name": name,
+            "supported": None,
+            "missing": error.message,
+            "install": error.hint,
+            "refused": [],
+            "substitute": "",
+            "substituted": [],
+        }
+    return {
+        "name": name,
+        "supported": not found,
+        "missing": "",
+        "install": "",
+        "refused": _listed(found),
+        "substitute": capabilities.substitute if others else "",
+        "substituted": _listed(others),
+    }
+
+
+def _listed(found: Mapping[tuple[str, str], list[fx.Node]]) -> list[dict[str, Any]]:
+    from edgecc.ir.provenance import describe
+
+    return [
         {"operator": operator, "reason": reason, "count": len(nodes), "sources": list(dict.fromkeys(describe(n) or n.name for n in nodes))}
         for (operator, reason), nodes in found.items()
     ]
-    return {"name": name, "supported": not refused, "missing": "", "install": "", "refused": refused}
 
 
 def _artifact(directory: Path) -> dict[str, Any]:
@@ -129,11 +155,12 @@ def _show_support(targets: list[Mapping[str, Any]], terminal: Terminal) -> None:
     for target in targets:
         if target["supported"] is None:
             rows.append((target["name"], "unknown", "", target["missing"], target["install"]))
-        elif target["supported"]:
+        elif target["supported"] and not target["substitute"]:
             rows.append((target["name"], "yes", "", "", ""))
-        for n, refused in enumerate(target["refused"]):
+        answer = f"by {target['substitute']}" if target["substitute"] else "no"
+        for n, refused in enumerate(target["refused"] or target["substituted"]):
             places = "; ".join(refused["sources"][:3]) + (f" and {len(refused['sources']) - 3} more" if len(refused["sources"]) > 3 else "")
-            head = ("", "") if n else (target["name"], "no")
+            head = ("", "") if n else (target["name"], answer)
             rows.append((*head, f"{refused['operator']} x{refused['count']}", refused["reason"], places))
     terminal.table(("target", "supported", "refused", "reason", "where"), rows)
 

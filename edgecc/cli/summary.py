@@ -59,6 +59,18 @@ def show_evaluation(found: Mapping[str, float] | None, terminal: Terminal) -> No
         terminal.print(f"evaluated {found['original']:.6g} -> {found['compiled']:.6g}, a drop of {found['drop']:.6g}")
 
 
+def show_agreement(found: Mapping[str, Any] | None, terminal: Terminal) -> None:
+    """A line on quantized activations, each call given the same integers before it."""
+    if not found:
+        return
+    if found["exact"]:
+        terminal.print("integers  every output is that of the integer program in PyTorch, bit for bit")
+        return
+    near, cosine = f"{found['within_one_step']:.2%} or more within one step", number(found["cosine"], ".6f")
+    unchecked = f"; {found['unchecked']} calls not found in the artifact" if found["unchecked"] else ""
+    terminal.print(f"quantized {found['calls']} calls, {found['equal']:.3%} of the integers equal, {near}, cosine {cosine}{unchecked}")
+
+
 def distance(figures: Mapping[str, Any]) -> str:
     if figures["equal"]:
         return "equal bit for bit"

@@ -85,6 +85,11 @@ class Program:
         names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")
         return {name: _get(self.module, name).detach() for name in names}
 
+    def dtypes(self) -> set[torch.dtype]:
+        """Those of all values."""
+        found = (v for n in self.graph.nodes if "val" in n.meta for v in torch.utils._pytree.tree_leaves(n.meta["val"]))
+        return {v.dtype for v in found if isinstance(v, torch.Tensor)}
+
     def example_sizes(self) -> dict[str, int]:
         """The size of each symbol in the example inputs."""
         sizes: dict[str, int] = {}

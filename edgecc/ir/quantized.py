@@ -27,6 +27,15 @@ CHOOSE = frozenset(
 )
 
 
+#: The FP8 that has a program's spelling: targets/onnx_common/lowering/float8.py.
+FLOAT8 = torch.float8_e4m3fn
+
+
+def is_float8(node: object) -> bool:
+    """Whether a call rounds an activation to FP8."""
+    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), torch.Tensor) and node.meta["val"].dtype is FLOAT8
+
+
 def is_quantize(node: object) -> bool:
     return isinstance(node, fx.Node) and node.target in QUANTIZE
 

@@ -15,7 +15,7 @@ from edgecc.ir.text import to_text
 from edgecc.pipeline.base import Pass
 from edgecc.pipeline.blame import first_difference
 from edgecc.pipeline.context import PassContext
-from edgecc.pipeline.numerics import compare
+from edgecc.pipeline.numerics import compare, rounding, widened
 
 
 @dataclass
@@ -71,9 +71,11 @@ class VerifyNumerics(Instrument):
         self.previous: list[tuple[torch.Tensor, ...]] = []
         self.first: Program | None = None
         self.done: list[Pass] = []
+        self.rounding = 0.0
 
     def start(self, program: Program, context: PassContext) -> None:
         self.first = program.snapshot()
+        self.rounding = rounding(program.dtypes())
         self.original = self.previous = [program(*sample) for sample in context.samples]
 
     def after(self, step: Step, program: Program, context: PassContext) -> None:
@@ -81,10 +83,11 @@ class VerifyNumerics(Instrument):
         previous = compare(self.previous, outputs)
         original = previous if self.previous is self.original else compare(self.original, outputs)
         step.facts |= {"previous": previous.as_dict(), "original": original.as_dict()}
-        why = previous.broken(step.pass_.numerics)
+        promise = widened(step.pass_.numerics, self.rounding)
+        why = previous.broken(promise)
         if why:
             assert self.first
-            place = first_difference(self.first, self.done, program, context, step.pass_.numerics)
+            place = first_difference(self.first, self.done, program, context, promise)
             raise ContractError(
                 f"pass {step.pass_.name!r} promised {step.pass_.numerics}, but {why}\n  {place}",
                 hint=f"--disable-pass {step.pass_.name} to compile without it; --verify structure --print-ir-after {step.pass_.name} shows what it did",

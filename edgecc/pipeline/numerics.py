@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 
-from edgecc.pipeline.base import Exact, Lossy, Numerics
+from edgecc.pipeline.base import Exact, Lossy, Numerics, Reordered
 
 Outputs = Sequence[torch.Tensor]
+#: Unit roundoffs that the outputs of a model of half precision may differ by, over their magnitude: 2 % for float16, whose unit
+#: roundoff is 2^-11, and 16 % for bfloat16 with 2^-8. Errors of a few dozen layers that all point the same way; a wrong
+#: lowering is off by the magnitude itself.
+ROUNDINGS = 40
+
+
+def rounding(dtypes: Iterable[torch.dtype]) -> float:
+    """The tolerance that the coarsest of these dtypes needs, 0 where none is of half precision."""
+    return max((ROUNDINGS * torch.finfo(d).eps / 2 for d in dtypes if d in (torch.float16, torch.bfloat16)), default=0.0)
+
+
+def widened(promise: Numerics, tolerance: float) -> Numerics:
+    """A promise of reassociation with at least this tolerance; any other as it is."""
+    return Reordered(max(promise.tolerance, tolerance)) if isinstance(promise, Reordered) else promise
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from edgecc.quantization.support import QuantSupport
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
-    from edgecc.pipeline.context import PassContext
+    from edgecc.pipeline.context import PassContext, Sample
+    from edgecc.targeting.agreement import Agreement
     from edgecc.targeting.lint import LintReport
     from edgecc.targeting.timing import Contestant
 
@@ -40,11 +41,15 @@ class Requirement:
 class Capabilities:
     """What a target can lower. `refuse` returns why a node cannot be lowered, None where it can. `quantization`: which schemes it
     runs and where q/dq stand for it, None where it has none.
+
+    `substitute` names what writes the whole program where it has calls beyond `own`, which may fail; `""` where nothing does.
     """
 
     dtypes: frozenset[torch.dtype]
     refuse: Callable[[fx.Node], str | None]
     quantization: QuantSupport | None = None
+    own: Capabilities | None = None
+    substitute: str = ""
 
 
 class Runner(ABC):
@@ -109,6 +114,13 @@ class Target(ABC):
     def tolerance(self) -> float | None:
         """The largest difference to the model that the target's own arithmetic explains, over the largest magnitude of an
         output; None for that of float32. A tolerance that the user states is used instead.
+        """
+        return None
+
+    def agreement(self, program: Program, directory: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) -> Agreement | None:
+        """Compare the artifact's integers with those of the program that was lowered, None where it quantizes no activation.
+
+        A target that writes quantized activations overrides this: their outputs are compared loosely otherwise.
         """
         return None
 

@@ -26,6 +26,8 @@ QDQ = ("QuantizeLinear", "DequantizeLinear")
 #: The least version of the file format that has an opset. onnx.helper.OP_SET_ID_VERSION_MAP
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
 
+_BITS = {torch.bfloat16: torch.int16, torch.float8_e4m3fn: torch.uint8}  # what numpy has not, as what has their bits
+
 
 class Graph:
     """Values, initializers and nodes of one model. `at` is the call being lowered, which every new node is named after."""
@@ -105,11 +107,15 @@ class Graph:
     def constant(self, value: Any, dtype: torch.dtype, name: str = "") -> Value:
         """A number, an array or a tensor as an initializer; equal ones are one."""
         made = value.to(dtype) if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=dtype)
-        array = made.numpy()
+        array = (made.view(_BITS[made.dtype]) if made.dtype in _BITS else made).numpy()
         key = dtype, tuple(made.shape), array.tobytes()
         if key in self._initializers:
             return self._initializers[key]
-        short = [str(v) for v in array.flatten()] if made.numel() <= 4 else [str(self.at.name if self.at else "")]
+        short = (
+            [str(v) for v in (made.float() if made.dtype in _BITS else made).flatten().numpy()]
+            if made.numel() <= 4
+            else [str(self.at.name if self.at else "")]
+        )
         return self._initializer(key, self.free(".".join(filter(None, [name or "constant", dtype_name(dtype), *short]))), made)
 
     def _initializer(self, key: Any, name: str, tensor: torch.Tensor) -> Value:
@@ -121,14 +127,16 @@ class Graph:
         self._initializers[key] = value
         return value
 
-    def packed_tensor(self, source: Value, kind: str) -> Value:
-        """The integers of an initializer in a type that PyTorch has not, such as INT4."""
+    def packed_tensor(self, source: Value, kind: str, factor: float = 1) -> Value:
+        """The numbers of an initializer, times a factor, in a type that PyTorch has not, such as INT4."""
         import onnx_ir as ir
 
         key = kind, source
         if key not in self._initializers:
             dtype, name = ir.DataType[kind], self.free(f"{source.name}.{kind.lower()}")
-            value = ir.Value(name=name, const_value=ir.Tensor(self._tensors[source].numpy().astype(dtype.numpy()), name=name))
+            value = ir.Value(
+                name=name, const_value=ir.Tensor((self._tensors[source].numpy() * factor).astype(dtype.numpy()), dtype=dtype, name=name)
+            )
             value.type, value.shape = ir.TensorType(dtype), ir.Shape(self._sizes[source])
             self._sizes[value] = self._sizes[source]
             self._initializers[key] = value

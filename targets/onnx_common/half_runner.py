@@ -18,6 +18,7 @@ import numpy as np
 
 from edgecc.errors import ContractError
 from edgecc.targeting.base import Arrays, Runner
+from edgecc.targets.onnx_common import widen
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner, version
 from edgecc.targets.onnx_common.write import MODEL, write
 
@@ -30,7 +31,7 @@ def runners(model: Path, threads: int, note: str, manifest: Mapping[str, Any]) -
     Raises ContractError where ONNX Runtime is what the file is for, `note` being empty, and it cannot load it.
     """
     precision = manifest["facts"]["precision"]
-    rounded = RoundedRunner(model, threads, note, precision)
+    rounded = RoundedRunner(model, threads, note, precision, manifest)
     if precision == "bf16":
         return [rounded]
     if _crashes(model):
@@ -64,13 +65,20 @@ class HalfRunner(OnnxRuntimeRunner):
 
 
 class RoundedRunner(OnnxRuntimeRunner):
-    """A file of half precision with every operator in float32 and its result rounded. Inputs and outputs are float32."""
+    """A file of half precision with every operator in float32 and its result rounded. Takes and gives the dtypes of the
+    manifest, float32 where there is none.
+    """
 
-    def __init__(self, model: Path, threads: int, note: str, precision: str) -> None:
+    def __init__(self, model: Path, threads: int, note: str, precision: str, manifest: Mapping[str, Any] | None = None) -> None:
+        self._dtypes = {spec["name"]: spec["dtype"] for spec in manifest["outputs"]} if manifest else {}
         how = f"each operator in float32, rounded to {_NAMES[precision].lower()}"
         with tempfile.TemporaryDirectory() as folder:
             _write_rounded(model, Path(folder), _NAMES[precision])
             super().__init__(Path(folder, MODEL), threads, "; ".join(filter(None, [how, note])))
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        given = {name: x.astype(np.float32) if x.dtype == np.float16 else x for name, x in inputs.items()}
+        return {name: x.astype(np.float16) if self._dtypes.get(name) == "float16" else x for name, x in super().run(given).items()}
 
 
 def _as(x: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
@@ -86,36 +94,10 @@ def _write_rounded(file: Path, folder: Path, name: str) -> None:
     for value in [v for v in graph.inputs if v.dtype == half]:
         users = list(value.uses())
         value.type = ir.TensorType(full)
-        _redirect(users, _cast(graph, value, half, before=graph[0]))
+        widen.redirect(users, widen.cast(graph, value, half, before=graph[0]))
     for index, value in [(k, v) for k, v in enumerate(graph.outputs) if v.dtype == half]:
-        result = _cast(graph, value, full)
+        result = widen.cast(graph, value, full)
         result.name, value.name = value.name, f"{value.name}/half"
         graph.outputs[index] = result
-    for node in [n for n in graph if n.op_type != "Cast"]:
-        for operand in dict.fromkeys(v for v in node.inputs if v is not None and v.dtype == half):
-            _redirect([use for use in operand.uses() if use[0] is node], _cast(graph, operand, full, before=node))
-        for value in [v for v in node.outputs if v.dtype == half]:
-            users = list(value.uses())
-            value.type = ir.TensorType(full)
-            _redirect(users, _cast(graph, value, half))
+    widen.widen(graph, [n for n in graph if n.op_type != "Cast"], half)
     write(model, folder)
-
-
-def _redirect(uses: Any, value: Any) -> None:
-    for node, index in uses:
-        node.replace_input_with(index, value)
-
-
-def _cast(graph: Any, value: Any, dtype: Any, *, before: Any = None) -> Any:
-    """A Cast after the value, or before a node."""
-    import onnx_ir as ir
-
-    name = f"{value.name}/{dtype.name.lower()}{f'/{before.name}' if before is not None else ''}"
-    cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(dtype))], name=name)
-    (result,) = cast.outputs
-    result.name, result.type, result.shape = name, ir.TensorType(dtype), value.shape
-    if before is not None:
-        graph.insert_before(before, cast)
-    else:
-        graph.insert_after(value.producer(), cast)
-    return result

@@ -19,6 +19,8 @@ import torch
 from edgecc.ir.dtypes import dtype_name
 from edgecc.pipeline.context import Sample
 from edgecc.reference import to_numpy
+from edgecc.targeting.agreement import NEAR
+from edgecc.targets.onnx_common.graph import QDQ
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner
 from edgecc.targets.onnx_common.write import MODEL, write
 
@@ -44,7 +46,7 @@ class _Error:
 def find(model: Any, to: torch.dtype, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, str]:
     """The reason by the name of each node that stays in float32, in the order of the graph. Without samples, none is measured.
 
-    A node whose error comes from its inputs takes their producers with it.
+    A node whose error comes from its inputs takes their producers with it; a pair of Q and DQ has one type.
     """
     opset = model.graph.opset_imports[""]
     candidates = [n for n in model.graph if capable(n, opset, to)]
@@ -57,6 +59,9 @@ def find(model: Any, to: torch.dtype, names: Sequence[str], samples: Sequence[Sa
             for source in [v.producer() for v in node.inputs if error.from_inputs and v is not None]:
                 if source is not None and source in candidates:
                     kept.setdefault(source.name, f"{node.name} needs more digits of it: {error.why}")
+    for node in [n for n in candidates if n.name in kept and n.op_type in QDQ]:
+        for other in [n for n, k in node.inputs[1].uses() if k == 1 and n.op_type in QDQ]:
+            kept.setdefault(other.name, f"it has the scale of {node.name}, which stays")
     return {n.name: kept[n.name] for n in model.graph if n.name in kept}
 
 
@@ -204,6 +209,9 @@ def _round(numbers: Array, to: torch.dtype) -> Array:
 
 def _compare(node: Any, terms: int, want: Array, got: Array, to: torch.dtype) -> _Error:
     """`terms`: elements of the first input for each of the result."""
+    if node.op_type == "QuantizeLinear":
+        near = float((np.abs(want.astype(np.int32) - got.astype(np.int32)) <= 1).mean()) if want.size else 1.0
+        return _Error("" if near >= NEAR else f"{1 - near:.2%} of its integers move by more than a step")
     if want.dtype != np.float32:
         return _Error("" if np.array_equal(want, got) else "rounding changes what it decides", True)
     ordinary = np.abs(want) <= SENTINEL  # neither masked nor NaN

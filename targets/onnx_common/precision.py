@@ -15,25 +15,22 @@ import torch
 from edgecc.diagnostics import Remark
 from edgecc.errors import UsageError
 from edgecc.ir.dtypes import dtype_name
+from edgecc.pipeline.numerics import rounding
 from edgecc.targets.onnx_common import islands
+from edgecc.targets.onnx_common.graph import QDQ
 
 if TYPE_CHECKING:
     from edgecc.pipeline.context import PassContext
 
 #: The types by the name of the option. fp32 leaves the model as it is.
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-ROUNDINGS = 40
 _BOUNDS = ("Clip", "Max", "Min")  # operators whose constants limit numbers rather than hide them
 _SMALL = 1024  # elements of a constant that is stored twice rather than cast back
 
 
 def tolerance(precision: str) -> float:
-    """The largest difference, over the largest magnitude of an output, that rounding explains: `ROUNDINGS` of them.
-
-    2 % for fp16, whose unit roundoff is 2^-11, and 16 % for bf16 with 2^-8: errors of a few dozen layers that all point the
-    same way. A wrong lowering is off by the magnitude itself.
-    """
-    return ROUNDINGS * torch.finfo(PRECISIONS[precision]).eps / 2
+    """The largest difference, over the largest magnitude of an output, that rounding explains."""
+    return rounding([PRECISIONS[precision]])
 
 
 def reduce(model: Any, precision: str, names: list[str], context: PassContext, origin: str, *, float_io: bool) -> dict[str, Any]:
@@ -54,6 +51,24 @@ def reduce(model: Any, precision: str, names: list[str], context: PassContext, o
     return {"precision": precision, "float_io": float_io, "float32_nodes": sorted(kept), "casts": conversion.casts}
 
 
+def limit(model: Any, context: PassContext, origin: str) -> None:
+    """Make numbers of what stands for infinity in a model that is float16 already, as `reduce` does; not where it is compared
+    for equality.
+    """
+    import onnx_ir as ir
+
+    for weight in list(model.graph.initializers.values()):
+        floats = weight.dtype in (ir.DataType.FLOAT16, ir.DataType.FLOAT) and weight.const_value.size <= _SMALL
+        kinds = {n.op_type for n, _ in weight.uses()}
+        if not floats or "Equal" in kinds or not np.isinf(weight.const_value.numpy()).any():
+            continue
+        most = float(np.finfo(np.float16).max) if kinds & set(_BOUNDS) else islands.MASKED
+        numbers = islands.clamped(weight.const_value.numpy().astype(np.float32), most)
+        weight.const_value = ir.Tensor(numbers.astype(weight.dtype.numpy()), name=weight.name)
+        message = f"the constant stands for infinity, which is {most:g} in {dtype_name(torch.float16)}"
+        context.remarks.add(Remark("note", origin, weight.name, message))
+
+
 def _flatten(model: Any) -> None:
     from onnx_ir.passes.common import InlinePass
 
@@ -72,7 +87,7 @@ class _Conversion:
 
         self.ir, self.graph = ir, model.graph
         self.float, self.half = ir.DataType.FLOAT, ir.tensor_adapters.from_torch_dtype(to)
-        self.limit = torch.finfo(to).max
+        self.to, self.limit = to, torch.finfo(to).max
         self.casts = 0
         self.clamped: dict[str, float] = {}
         self._casts: dict[Any, Any] = {}
@@ -155,17 +170,19 @@ class _Conversion:
         if largest > self.limit and largest > islands.SENTINEL:
             most = self.limit if any(n.op_type in _BOUNDS for n, _ in halved) else islands.MASKED
             self.clamped[weight.name] = most
-        weight.const_value = self._tensor(weight.name, weight.const_value, self.half, most)
+        least = torch.finfo(self.to).tiny * torch.finfo(self.to).eps if any(n.op_type in QDQ and i == 1 for n, i in halved) else 0.0
+        weight.const_value = self._tensor(weight.name, weight.const_value, self.half, most, least)
         weight.type = self.ir.TensorType(self.half)
         for node, index in [use for use in others if use in list(weight.uses())]:
             node.replace_input_with(index, self._as(weight, self.float))
 
-    def _tensor(self, name: str, source: Any, dtype: Any, most: float | None) -> Any:
-        """Converted when it is written, so that no second copy of the weights is held."""
+    def _tensor(self, name: str, source: Any, dtype: Any, most: float | None, least: float = 0.0) -> Any:
+        """Converted when it is written, so that no second copy of the weights is held. `least`: a scale below it would become 0."""
 
         def made() -> Any:
             numbers = source.numpy()
             numbers = islands.clamped(numbers, most) if most else numbers
+            numbers = np.maximum(numbers, least) if least else numbers
             with np.errstate(over="ignore"):
                 return self.ir.Tensor(numbers.astype(dtype.numpy()), dtype=dtype, name=name)
 

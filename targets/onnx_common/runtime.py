@@ -18,11 +18,14 @@ INSTALL = "pip install 'edgecc[onnx]'"
 
 
 class OnnxRuntimeRunner(Runner):
-    """An ONNX file in ONNX Runtime on this machine's CPU. `note` says what this run does not show."""
+    """An ONNX file in ONNX Runtime on this machine's CPU. `note` says what this run does not show. `fusions`: whether Q/DQ
+    may become integer operators; of FP8 its optimizer makes an invalid graph.
+    """
 
-    def __init__(self, model: Path, threads: int, note: str = "") -> None:
+    def __init__(self, model: Path, threads: int, note: str = "", *, fusions: bool = True) -> None:
+        note = note if fusions else "; ".join(filter(None, ["without its Q/DQ fusions", note]))
         self.runtime = f"onnxruntime {version('onnxruntime')}" + (f" ({note})" if note else "")
-        self._session = _session(model, threads)
+        self._session = _session(model, threads, fusions=fusions)
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         names = [port.name for port in self._session.get_outputs()]
@@ -33,7 +36,7 @@ class OnnxRuntimeRunner(Runner):
             raise ContractError(f"the model failed in {self.runtime}: {error}") from error
 
 
-def _session(model: Path, threads: int) -> Any:
+def _session(model: Path, threads: int, *, fusions: bool = True) -> Any:
     if not version("onnxruntime"):
         raise MissingToolError("ONNX Runtime is not installed", hint=INSTALL)
     import onnxruntime
@@ -42,6 +45,7 @@ def _session(model: Path, threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors only
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # float32: 4, its own, rounds activations to int8
+    options.add_session_config_entry("session.disable_quant_qdq", "0" if fusions else "1")
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as in `run`

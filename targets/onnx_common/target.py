@@ -8,34 +8,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from edgecc.diagnostics import Remark
 from edgecc.errors import UsageError
 from edgecc.pipeline.base import REORDERED
+from edgecc.pipeline.numerics import rounding
 from edgecc.quantization.support import QuantSupport
 from edgecc.targeting import support
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
 from edgecc.targets.onnx_common import half_runner
+from edgecc.targets.onnx_common.agreement import agreement
 from edgecc.targets.onnx_common.fallback import NotExportedError, export
 from edgecc.targets.onnx_common.lowering import DTYPES, OPSETS, lower, refuse
 from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
-from edgecc.targets.onnx_common.precision import PRECISIONS, reduce, tolerance
+from edgecc.targets.onnx_common.lowering.float8 import small_floats
+from edgecc.targets.onnx_common.precision import PRECISIONS, limit, reduce, tolerance
+from edgecc.targets.onnx_common.reference_runner import ReferenceRunner
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner, contestant, find_requirements, require_onnx
 from edgecc.targets.onnx_common.simplify import simplify
 from edgecc.targets.onnx_common.write import DATA, MODEL, write
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
-    from edgecc.pipeline.context import PassContext
+    from edgecc.pipeline.context import PassContext, Sample
+    from edgecc.targeting.agreement import Agreement
 
 _PIPELINE = (
     "normalize: decompose, canonicalize, fold-constants, eliminate-common-subexpressions"
     " | fuse: fold-batch-norm, fuse-layer-norm, fuse-rms-norm, fuse-gelu, fuse-silu, fuse-hard-swish, fuse-attention, canonicalize"
     " | legalize: fold-constants, eliminate-common-subexpressions"
 )
-_EXPORTED = frozenset({torch.float16, torch.bfloat16})  # dtypes that PyTorch's exporter writes beside those of edgecc
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,15 @@ class OnnxTarget(Target):
         own = self._own()
         if not self.exporter:
             return own
-        return Capabilities(own.dtypes | _EXPORTED, lambda node: self.dialect.refuse(node, self.opset), self.quantization)
+        refuse_here = self.dialect.refuse
+        return Capabilities(own.dtypes, lambda node: refuse_here(node, self.opset), self.quantization, own, "PyTorch's exporter")
 
     def _own(self) -> Capabilities:
-        return Capabilities(DTYPES, lambda node: self.dialect.refuse(node, self.opset) or refuse(node, self.opset), self.quantization)
+        return Capabilities(
+            DTYPES - {PRECISIONS[name] for name in self.lacking},
+            lambda node: self.dialect.refuse(node, self.opset) or refuse(node, self.opset),
+            self.quantization,
+        )
 
     def requirements(self) -> Sequence[Requirement]:
         return find_requirements()
@@ -129,10 +136,20 @@ class OnnxTarget(Target):
 
     def _reduce(self, model: Any, program: Program, context: PassContext) -> dict[str, Any]:
         if self.precision == "fp32":
-            return {"precision": "fp32"}
+            precision, small = self._own_precision(program), small_floats(program)
+            if precision == "fp16":
+                limit(model, context, self.name)
+            return {"precision": precision, **({"floats": small} if small else {})}
+        if small_floats(program):
+            raise UsageError(f"precision is {self.precision}, and the program has FP8 or FP4", hint="precision=fp32")
         context.progress.detail(f"measure what {self.precision} does to each node")
         names = [spec.name for spec in program.signature.inputs]
         return reduce(model, self.precision, names, context, self.name, float_io=self.float_io)
+
+    def _own_precision(self, program: Program) -> str:
+        """That of a program which is of half precision already."""
+        dtypes = program.dtypes()
+        return next((name for name in ("bf16", "fp16") if PRECISIONS[name] in dtypes), "fp32")
 
     @property
     def tolerance(self) -> float | None:
@@ -155,11 +172,28 @@ class OnnxTarget(Target):
 
     def runners(self, directory: Path, manifest: Mapping[str, Any]) -> Sequence[Runner]:
         threads = int(manifest["facts"]["threads"])
-        if self.precision != "fp32":
+        if manifest["facts"]["precision"] != "fp32":
             return half_runner.runners(directory / MODEL, threads, self.note, manifest)
-        return [OnnxRuntimeRunner(directory / MODEL, threads, self.note)]
+        return [self._runner(directory / MODEL, manifest, self.note)]
+
+    def _runner(self, file: Path, manifest: Mapping[str, Any], note: str = "") -> Runner:
+        """A file of float32; FP8 without fusions, FP4, which ONNX Runtime has no kernel of, by definition."""
+        floats = manifest["facts"].get("floats")
+        if floats == "fp4":
+            return ReferenceRunner(file, note)
+        return OnnxRuntimeRunner(file, int(manifest["facts"]["threads"]), note, fusions=not floats)
+
+    def agreement(self, program: Program, directory: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) -> Agreement | None:
+        def load(file: Path) -> Runner:
+            threads = int(manifest["facts"]["threads"])
+            if (precision := manifest["facts"]["precision"]) == "fp32":
+                return self._runner(file, manifest)
+            return half_runner.RoundedRunner(file, threads, "", precision, manifest)
+
+        tolerance = max(self.tolerance or REORDERED.tolerance, rounding(program.dtypes()))
+        return agreement(self.dialect.rewrite(program), directory / MODEL, samples, tolerance, load)
 
     def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
-        if self.precision == "bf16":
+        if manifest["facts"]["precision"] == "bf16" or "floats" in manifest["facts"]:
             return []  # ONNX Runtime's CPU has no bfloat16 kernels
         return [contestant(directory / MODEL, threads, self.note)]

@@ -80,7 +80,10 @@ class TensorRT(OnnxTarget):
         return replace(lowered, facts={**lowered.facts, "lint": report.verdict.partition(";")[0]})
 
     def verdict(self, facts: Mapping[str, Any], distance: Distance | None) -> str:
-        ran = f"runs in ONNX Runtime with cosine {distance.cosine:.9f}" if distance else "ONNX Runtime was not run"
+        floats = facts.get("floats")
+        where = "runs in ONNX Runtime, without its Q/DQ fusions," if floats else "runs in ONNX Runtime"
+        where = "ONNX Runtime was not run; ONNX's reference evaluator computes it" if floats == "fp4" else where
+        ran = f"{where} with cosine {distance.cosine:.9f}" if distance else "ONNX Runtime was not run"
         return f"{facts['lint']}; {ran}; {self.note}"
 
     def lint(self, file: Path, profile: str) -> LintReport:

@@ -16,6 +16,7 @@ Entry = TypeVar("Entry")
 _DOT = frozenset({"asimddp", "asimdhp", "atomics"})
 _V2 = frozenset({"cx16", "popcnt", "sse4_1", "sse4_2", "ssse3"})
 _V3 = _V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
+_I8MM = _DOT | {"i8mm", "bf16"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 
@@ -78,6 +79,9 @@ class Machine:
         )
 
 
+_NO_SVE = ("-sve", "-sve2")  # kernels are written for vectors of 128 bits
+_MAX = "max,sve=off,sme=off"
+
 # apple-m1 under an emulator: `max` without the vector extensions that an M1 lacks.
 CPUS = {
     cpu.name: cpu
@@ -89,7 +93,9 @@ CPUS = {
         Cpu("cortex-a76", "aarch64", "cortex-a76", qemu=("cortex-a76",), flags=_DOT),
         Cpu("cortex-a78", "aarch64", "cortex-a78", qemu=("cortex-a78", "cortex-a76"), flags=_DOT),
         Cpu("neoverse-n1", "aarch64", "neoverse-n1", qemu=("neoverse-n1",), flags=_DOT),
-        Cpu("apple-m1", "aarch64", "apple-m1", qemu=("max,sve=off,sme=off",), flags=_DOT | {"fcma", "sha3", "asimdfhm"}),
+        Cpu("apple-m1", "aarch64", "apple-m1", qemu=(_MAX,), flags=_DOT | {"fcma", "sha3", "asimdfhm"}),
+        Cpu("cortex-a710", "aarch64", "cortex-a710", _NO_SVE, ("cortex-a710", _MAX), _I8MM),
+        Cpu("neoverse-n2", "aarch64", "neoverse-n2", _NO_SVE, ("neoverse-n2", _MAX), _I8MM),
         Cpu("generic-armv7", "armv7l", "generic", ("+v7", "+vfp3", "+neon"), ("cortex-a9", "cortex-a15"), frozenset({"neon", "vfpv3"})),
         Cpu("cortex-a7", "armv7l", "cortex-a7", ("+neon",), ("cortex-a7",), frozenset({"neon", "vfpv4"})),
         Cpu("cortex-a15", "armv7l", "cortex-a15", ("+neon",), ("cortex-a15",), frozenset({"neon", "vfpv4"})),
@@ -98,6 +104,8 @@ CPUS = {
         Cpu("x86-64-v4", "x86_64", "x86-64-v4", flags=_V4),
         Cpu("haswell", "x86_64", "haswell", flags=_V3),
         Cpu("skylake-avx512", "x86_64", "skylake-avx512", flags=_V4),
+        Cpu("cascadelake", "x86_64", "cascadelake", flags=_V4 | {"avx512_vnni"}),
+        Cpu("znver4", "x86_64", "znver4", flags=_V4 | {"avx512_vnni", "avx512_bf16", "gfni", "avx512_vbmi2"}),
     )
 }
 

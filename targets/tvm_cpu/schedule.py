@@ -8,11 +8,16 @@ from edgecc.targets.tvm_cpu import vector_math
 from edgecc.targets.tvm_cpu.layout import assign_layouts
 from edgecc.targets.tvm_cpu.machines import Machine
 from edgecc.targets.tvm_cpu.schedules.accumulate import allow_vectors_of_isnan
+from edgecc.targets.tvm_cpu.schedules.contraction import narrow
 from edgecc.targets.tvm_cpu.schedules.core import CORES
 from edgecc.targets.tvm_cpu.schedules.module import Choice, schedule_functions
+from edgecc.targets.tvm_cpu.schedules.stage import NotStagesError, read
 
 if TYPE_CHECKING:
     import tvm
+
+
+_FUSES_AFTER = 4  # relax::OpPatternKind::kOutEWiseFusable
 
 
 def fuse(module: tvm.IRModule) -> tvm.IRModule:
@@ -23,7 +28,27 @@ def fuse(module: tvm.IRModule) -> tvm.IRModule:
     passes = [relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps(), relax.transform.FuseTIR()]
     passes += [relax.transform.RewriteDataflowReshape()]  # it knows functions of TVM's form only
     with tvm.target.Target("llvm"):
-        return tvm.transform.Sequential(passes)(assign_layouts(module))
+        return tvm.transform.Sequential(passes)(_with_patterns(assign_layouts(module)))
+
+
+def _with_patterns(module: tvm.IRModule) -> tvm.IRModule:
+    """Say of sums of products of codes that what follows may be fused into them: TVM does not see products behind casts."""
+    from tvm import tirx
+
+    for name, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc) and _sums_codes(name.name_hint, function):
+            module.update_func(name, function.with_attr("op_pattern", _FUSES_AFTER))
+    return module
+
+
+def _sums_codes(name: str, function: tvm.tirx.PrimFunc) -> bool:
+    from tvm import tirx
+
+    try:
+        kernel = read(name, function)
+    except NotStagesError:
+        return False
+    return any(s.combine == "sum" and isinstance(s.term, tirx.Mul) and narrow(s.term.a) is not s.term.a for s in kernel.stages)
 
 
 def schedule(module: tvm.IRModule, machine: Machine, prefer: str = "speed") -> tuple[tvm.IRModule, list[Choice]]:

@@ -15,6 +15,7 @@ from edgecc.quantization.support import QuantSupport
 from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 from edgecc.targeting.timing import Contestant
 from edgecc.targets.tvm_cpu import interface
+from edgecc.targets.tvm_cpu.agreement import agreement
 from edgecc.targets.tvm_cpu.build import build, build_standalone, legalize_once
 from edgecc.targets.tvm_cpu.device import write_device_folder
 from edgecc.targets.tvm_cpu.interface import Interface
@@ -24,18 +25,20 @@ from edgecc.targets.tvm_cpu.measure import benchmarks
 from edgecc.targets.tvm_cpu.measure.benchmarks import Artifact
 from edgecc.targets.tvm_cpu.requirements import find_requirements
 from edgecc.targets.tvm_cpu.runners import HOST_MODEL, MODEL, find_runners
+from edgecc.targets.tvm_cpu.schedules.core import CORES
 from edgecc.targets.tvm_cpu.standalone.artifact import ARCHIVE, write_files
 from edgecc.targets.tvm_cpu.standalone.program import NotStandaloneError
 from edgecc.targets.tvm_cpu.versions import TVM, require_tvm
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
-    from edgecc.pipeline.context import PassContext
+    from edgecc.pipeline.context import PassContext, Sample
+    from edgecc.targeting.agreement import Agreement
 
 _PIPELINE = (
     "normalize: decompose, canonicalize, fold-constants, eliminate-common-subexpressions"
     " | fuse: fold-batch-norm, fuse-layer-norm, fuse-rms-norm, fuse-gelu, fuse-silu, fuse-hard-swish, fuse-attention, canonicalize"
-    " | legalize: fold-constants, eliminate-common-subexpressions"
+    " | legalize: lower-quantized, fold-constants, eliminate-common-subexpressions"
 )
 
 
@@ -74,7 +77,9 @@ class TvmCpu(Target):
         return machine_of(self.name, self.architectures, cpu, triple)
 
     def pipeline(self) -> str:
-        return _PIPELINE
+        """Codes are unsigned where the dot products of the CPU want them so (VPDPBUSD)."""
+        unsigned = CORES[self.machine.cpu.name].dot == "vnni"
+        return _PIPELINE.replace("lower-quantized", "lower-quantized{unsigned=true}") if unsigned else _PIPELINE
 
     def capabilities(self) -> Capabilities:
         from edgecc.targets.tvm_cpu.lowering import DTYPES, refuse
@@ -136,6 +141,9 @@ class TvmCpu(Target):
 
     def runners(self, directory: Path, manifest: Mapping[str, Any]) -> Sequence[Runner]:
         return find_runners(directory, manifest["facts"], self._runtime_root())
+
+    def agreement(self, program: Program, directory: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) -> Agreement | None:
+        return agreement(program, self.runners(directory, manifest), samples)
 
     def contestants(self, directory: Path, manifest: Mapping[str, Any], threads: int, folder: Path) -> Sequence[Contestant]:
         return benchmarks.contestants(Artifact(directory, manifest["facts"], self._runtime_root()), threads, folder)

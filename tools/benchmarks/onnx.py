@@ -49,12 +49,10 @@ def table(model: Path, seconds: float) -> None:
 
 
 def memory(dtype: str) -> None:
-    """Print the peak resident memory while a Llama of random weights becomes a file. Run it in a process of its own.
-
-    The lowering is called by itself: the targets leave float16 programs to the exporter.
-    """
+    """Print the peak resident memory while a Llama of random weights becomes a file. Run it in a process of its own."""
     import torch
 
+    print(f"resident {_status('VmRSS') / 2**30:.2f} GiB with torch alone", flush=True)
     program = _llama(getattr(torch, dtype))
     weights = sum(t.numel() * t.element_size() for t in program.weights().values())
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building and tracing
@@ -146,29 +144,12 @@ def _in_turns(files: list[Path], seconds: float) -> list[float]:
 
 
 def _llama(dtype: Any) -> Any:
-    """16 layers of 2048, 32 heads sharing 8 of keys and values, as Llama 3.2 1B but for the vocabulary."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        vocab_size=32000,
-        use_cache=False,
-    )
-    torch.set_default_dtype(dtype)
-    with torch.device("meta"):
-        module = LlamaForCausalLM(config).eval()
-    module.to_empty(device="cpu")
-    torch.set_default_dtype(torch.float32)
-    for weight in module.parameters():
-        weight.data.uniform_(-0.02, 0.02, generator=torch.Generator().manual_seed(0))
-    module.model.rotary_emb = type(module.model.rotary_emb)(config)
-    ids = torch.randint(0, 32000, (1, 16), generator=torch.Generator().manual_seed(0))
-    return _traced(module, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, None)
+    from tools.benchmarks.llama import VOCABULARY, llama
+
+    ids = torch.randint(0, VOCABULARY, (1, 16), generator=torch.Generator().manual_seed(0))
+    return _traced(llama(dtype), {"input_ids": ids}, None)
 
 
 def _nodes(place: Path) -> int:

@@ -12,7 +12,9 @@ from torch import fx
 
 from edgecc.ir.quantized import quantized
 from edgecc.targets.onnx_common.builder import Builder
+from edgecc.targets.onnx_common.lowering import float8
 from edgecc.targets.onnx_common.lowering.dialect import GROUPS, bits, is_packable
+from edgecc.targets.onnx_common.lowering.float8 import is_nvfp4
 from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, arguments_of, handlers
 from edgecc.targets.onnx_common.lowering.quantization import is_turnable
 
@@ -59,6 +61,8 @@ def turned_weight(b: Builder, node: fx.Node) -> Value | None:
     weight = arguments_of(node)["weight"]
     if not isinstance(weight, fx.Node) or weight.target is not GROUPS or not is_turnable(weight):
         return None
+    if is_nvfp4(weight):
+        return float8.dequantize(b, weight, turned=True)
     bound = arguments_of(weight)
     zero_points = None if bound["zero_points"] is None else b.weight(bound["zero_points"])
     return dequantize(b, weight, b.weight(bound["x"]), b.weight(bound["scales"]), zero_points, turned=True)
@@ -82,6 +86,8 @@ def dequantize(b: Builder, call: fx.Node, x: Value, scales: Value, zero_points: 
 
 def _dequantize(b: Builder, node: fx.Node, x: Value, scales: Value, zero_points: Value | None = None, **unused: Any) -> Value:
     """Nothing yet where MatMulNBits will read the blocks."""
+    if is_nvfp4(node):
+        return float8.dequantize(b, node, turned=False)
     return x if b.onnxruntime and is_packable(node) else dequantize(b, node, x, scales, zero_points)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from edgecc.targets.onnx_common.builder import Builder, Size
-from edgecc.targets.onnx_common.lowering import blocks
+from edgecc.targets.onnx_common.lowering import blocks, dynamic
 from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, first, handlers
 from edgecc.targets.onnx_common.lowering.quantization import turned_weight
 from edgecc.targets.onnx_common.sizes import broadcast
@@ -34,6 +34,9 @@ def _linear(b: Builder, node: fx.Node, x: Value, weight: Value, bias: Value | No
         return packed
     turned = turned_weight(b, node, any_rank=b.onnxruntime)
     if turned is not None and b.onnxruntime:
+        integers = dynamic.product(b, x, turned, bias)
+        if integers is not None:
+            return integers
         return _apart(b, matmul(b, x, turned), bias)
     return linear(b, x, weight, bias, turned or blocks.turned_weight(b, node))
 

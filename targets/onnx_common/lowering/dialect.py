@@ -8,6 +8,7 @@ Quantize ONNX Models: Data type selection).
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import fx
 
 from edgecc.ir.dtypes import dtype_name
 from edgecc.ir.program import Program
-from edgecc.ir.quantized import CHOOSE, DEQUANTIZE, QUANTIZE, is_dequantize, quantized
+from edgecc.ir.quantized import CHOOSE, DEQUANTIZE, FLOAT8, QUANTIZE, is_dequantize, quantized
+from edgecc.targets.onnx_common.lowering import float8
 from edgecc.targets.onnx_common.lowering.handler import arguments_of, fake
 
 aten = torch.ops.aten
@@ -49,17 +51,22 @@ class Dialect:
         changed = program.snapshot()
         for node in changed.calls(quantized.quantize_per_tensor.default):
             _to_unsigned(node)
+        for node in changed.calls(quantized.choose_qparams.tensor):
+            _choose_unsigned(node)
         return changed
 
     def refuse(self, node: fx.Node, opset: int) -> str | None:
         """Why a call of quantization cannot be written in this dialect and what to do, None for every other call."""
+        own = float8.refuse_other(node)
+        if own or (self.onnxruntime and _is_small_float(node)):
+            return own or "FP8 and FP4, which ONNX Runtime's optimizer makes an invalid graph of or has no kernel for: target tensorrt"
         if node.target in CHOOSE or node.target in PER_TOKEN:
             return "its scales are computed from each input, TensorRT wants them when it builds: calibrate" if self.symmetric else None
         if node.target is GROUPS:
             return _refuse_groups(node, opset, self)
         if node.target not in QUANTIZE | DEQUANTIZE:
             return None
-        return _refuse_types(node) or (_refuse_asymmetric(node) if self.symmetric else None)
+        return _refuse_types(node, opset) or (_refuse_asymmetric(node) if self.symmetric else None)
 
 
 #: As the program has them.
@@ -76,6 +83,34 @@ def _to_unsigned(node: fx.Node) -> None:
         x, scale, zero_point, low, high, _ = call.args
         call.args = (x, scale, zero_point + 128, low + 128, high + 128, torch.uint8)  # type: ignore[operator]
     node.meta["val"] = node.meta["val"].to(torch.uint8)
+
+
+def _choose_unsigned(node: fx.Node) -> None:
+    """The same of a range that is computed: round(min / s) is subtracted from 0 instead of -128, so z moves by 128 exactly."""
+    x, low, high, eps, dtype = node.args
+    chosen = [user for getitem in node.users for user in getitem.users]
+    calls = list(dict.fromkeys(chosen))
+    wanted = (quantized.quantize_per_tensor.tensor, quantized.dequantize_per_tensor.tensor)
+    parts = [part for part in node.users if part.target is operator.getitem]
+    if (low, high, dtype) != (-128, 127, torch.int8) or len(parts) != len(node.users):
+        return
+    if any(c.target not in wanted or c.args[3:6] != (low, high, dtype) or not set(c.args[1:3]) <= set(parts) for c in calls):
+        return
+    quantizers = [c for c in calls if c.target is wanted[0]]
+    if any(user not in calls for q in quantizers for user in q.users):
+        return
+    node.args = (x, 0, 255, eps, torch.uint8)
+    for call in calls:
+        call.args = (*call.args[:3], 0, 255, torch.uint8)
+    for q in quantizers:
+        q.meta["val"] = q.meta["val"].to(torch.uint8)
+
+
+def _is_small_float(node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return False
+    values = [fake(a) for a in (*node.all_input_nodes, node)]
+    return any(isinstance(v, torch.Tensor) and v.dtype is FLOAT8 for v in values) or (node.target is GROUPS and float8.is_nvfp4(node))
 
 
 def is_constant(value: object) -> bool:
@@ -122,10 +157,12 @@ def is_narrow(bound: dict[str, Any]) -> bool:
     return bool(bound["quant_min"] > low + 1 or bound["quant_max"] < high)
 
 
-def _refuse_types(node: fx.Node) -> str | None:
+def _refuse_types(node: fx.Node, opset: int) -> str | None:
     bound = arguments_of(node)
     dtype = bound["dtype"]
     x = fake(bound["x"])
+    if dtype is FLOAT8:
+        return None if opset >= 19 else f"FP8 is of opset 19, and opset is {opset}"
     if bound.get("out_dtype") not in (None, torch.float32):
         return f"it dequantizes to {dtype_name(bound['out_dtype'])}, want float32"
     if is_constant(bound["x"]) and (x.dim() <= 1 or not is_dequantize(node)):
@@ -143,7 +180,7 @@ def _refuse_asymmetric(node: fx.Node) -> str | None:
     scale, zero_point = parameters(node)
     if is_constant(bound["x"]) and is_dequantize(node) and fake(bound["x"]).dim() <= 1:
         return None  # a bias, which is written in floating point
-    if bound["dtype"] is not torch.int8:
+    if bound["dtype"] not in (torch.int8, FLOAT8):
         return f"it quantizes to {dtype_name(bound['dtype'])}, which TensorRT does not: {_SYMMETRIC}"
     if not is_dequantize(node) and is_narrow(bound):
         limits = bound["quant_min"], bound["quant_max"]
@@ -180,6 +217,9 @@ _OUTPUT_AXIS: dict[Any, int] = {
 def _refuse_groups(node: fx.Node, opset: int, dialect: Dialect) -> str | None:
     bound = arguments_of(node)
     size, (_, zero_point) = bound["group_size"], parameters(node)
+    if float8.is_nvfp4(node):
+        later = f"FP4 is of opset 23, and opset is {opset}: opset=23" if opset < 23 else None
+        return later or float8.refuse_numbers(constant(bound["x"]))
     if bound["output_dtype"] is not torch.float32:
         return f"it dequantizes to {dtype_name(bound['output_dtype'])}, want float32"
     if not all(is_constant(v) for v in (bound["x"], *parameters(node)) if v is not None):

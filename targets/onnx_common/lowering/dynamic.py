@@ -1,7 +1,9 @@
 """Dynamic quantization: scales and zero points that are computed from the numbers they are for, of a tensor or of each row.
 
-ONNX's DynamicQuantizeLinear is uint8 over its full range without a least scale, and has none for a row; so these are plain
-operators, as PyTorch computes them (torch.ao.quantization.utils.determine_qparams), in float32.
+ONNX's DynamicQuantizeLinear is uint8 over its full range without a least scale, and has none for a row. It is taken where the
+least scale is that of float32, 1.2e-7: below a range of 3e-5 its steps are finer than PyTorch's. Elsewhere these are plain
+operators, as PyTorch computes them (torch.ao.quantization.utils.determine_qparams), in float32. What they quantize is multiplied
+by MatMulInteger, which ONNX Runtime fuses with the scales; its own fusion over Q/DQ wants scales that are constant.
 """
 
 from __future__ import annotations
@@ -20,12 +22,40 @@ from edgecc.targets.onnx_common.lowering.quantization import as_float
 _EPS = torch.finfo(torch.float32).eps
 
 
+def product(b: Builder, x: Value, weight: Value | None, bias: Value | None) -> Value | None:
+    """linear(x, weight) of what was dequantized, by integers: sum(q w) s_x s_w + bias, None where the scale of x is constant.
+
+    x [.., in], weight [in, out] with zero points of 0, both of DequantizeLinear -> [.., out]. ONNX MatMulInteger.
+    """
+    left, right = (v.producer() if v is not None else None for v in (x, weight))
+    if left is None or right is None or {left.op_type, right.op_type} != {"DequantizeLinear"}:
+        return None
+    (q, x_scale, x_zero), (w, w_scale, w_zero) = left.inputs[:3], right.inputs[:3]
+    zeros = b.tensor_of(w_zero)
+    if b.tensor_of(x_scale) is not None or b.rank(x_scale) or zeros is None or bool(zeros.any()):
+        return None
+    sums = b.op("MatMulInteger", q, w, x_zero, dtype=torch.int32, sizes=[*b.sizes(q)[:-1], b.sizes(w)[1]])
+    found = b.op("Mul", b.cast(sums, torch.float32), b.op("Mul", x_scale, w_scale))
+    return found if bias is None else b.op("Add", found, bias)
+
+
 def _choose(b: Builder, node: fx.Node, x: Value, quant_min: int, quant_max: int, eps: float, dtype: torch.dtype) -> list[Value]:
     """s = max((max - min) / (quant_max - quant_min), eps) and z = quant_min - round(min / s); 0 is in the range. Both [1]."""
+    if b.onnxruntime and (quant_min, quant_max, dtype) == (0, 255, torch.uint8) and eps <= _EPS and _only_quantizes(node):
+        kinds: list[tuple[torch.dtype, list[Any]]] = [(dtype, b.sizes(x)), (torch.float32, []), (dtype, [])]
+        _, scale, zero_point = b.ops("DynamicQuantizeLinear", x, results=kinds)
+        return [b.cast(b.reshape(scale, [1]), torch.float64), b.cast(b.reshape(zero_point, [1]), torch.int64)]
     low, high = _range(b, x, list(range(b.rank(x))), keep=False)
     scale = b.binary("Max", b.binary("Div", b.op("Sub", high, low), float(quant_max - quant_min)), eps)
     zero_point = _clip(b, b.binary("Sub", float(quant_min), b.op("Round", b.op("Div", low, scale))), quant_min, quant_max)
     return [b.cast(b.reshape(scale, [1]), torch.float64), b.cast(b.reshape(zero_point, [1]), torch.int64)]
+
+
+def _only_quantizes(node: fx.Node) -> bool:
+    """Whether the scale and the zero point are for the tensor that they were chosen from, and nothing else reads them."""
+    users = [call for part in node.users for call in part.users]
+    quantizes = [u for u in users if u.target is quantized.quantize_per_tensor.tensor and u.args[0] is node.args[0]]
+    return bool(quantizes) and all(u in quantizes or u.target is quantized.dequantize_per_tensor.tensor for u in users)
 
 
 def _choose_per_token(b: Builder, node: fx.Node, x: Value, dtype: torch.dtype) -> list[Value]:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.ir.quantized import FLOAT8
 from edgecc.targets.onnx_common.builder import Builder
+from edgecc.targets.onnx_common.lowering import float8
 from edgecc.targets.onnx_common.lowering.arithmetic import truncate
 from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, arguments_of, first, handlers, refuse_integers
 
@@ -53,7 +55,8 @@ def _identity(b: Builder, node: fx.Node, x: Value, **_: Any) -> Value:
 
 
 def _convert(b: Builder, node: fx.Node, x: Value, **_: Any) -> Value:
-    return b.cast(x, first(node).dtype)
+    to = first(node).dtype
+    return float8.quantize(b, x) if to is FLOAT8 and b.dtype(x) is not FLOAT8 else b.cast(x, to)
 
 
 def _relu(b: Builder, node: fx.Node, x: Value) -> Value:
@@ -213,7 +216,8 @@ HANDLERS: Handlers = {
     **handlers(_identity, aten.detach.default, aten.detach_.default),
     **handlers(_identity, aten.lift_fresh_copy.default, aten.conj.default, aten.resolve_conj.default),
     **handlers(_identity, aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, refuse=_refuse_training),
-    **handlers(_convert, aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten._to_copy.default, aten.type_as.default),
+    **handlers(_convert, aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, refuse=float8.refuse_cast),
+    **handlers(_convert, aten._to_copy.default, aten.type_as.default, refuse=float8.refuse_cast),
     **handlers(_relu, aten.relu.default),
     **handlers(_relu6, aten.relu6.default),
     **handlers(_gelu, aten.gelu.default),

@@ -27,6 +27,8 @@ class Handler:
     refuse: Refusal | None = None
 
 
+HALF = (torch.float16, torch.bfloat16)
+SINGLE = (torch.float32, *HALF)  # what has at most the digits of float32
 Handlers = dict[Callable[..., Any], Handler]
 
 

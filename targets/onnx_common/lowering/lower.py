@@ -12,17 +12,20 @@ from edgecc.ir.ops import operator_name
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
 from edgecc.targets.onnx_common.builder import Builder
+from edgecc.targets.onnx_common.lowering import opmath
 from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
 from edgecc.targets.onnx_common.lowering.handler import arguments_of
 from edgecc.targets.onnx_common.lowering.table import TABLE
 from edgecc.targets.onnx_common.sizes import same_sizes
+from edgecc.targets.onnx_common.widen import widen_missing
 
 
 def lower(program: Program, opset: int, *, attention: bool = False, dialect: Dialect = PLAIN) -> Any:
     """Lower to an onnx_ir.Model of this opset, whose inputs and outputs have the names of the signature.
 
     `attention`: attention becomes the operator of that name, from opset 23 on. `dialect`: how quantized numbers are
-    written. Weights keep their PyTorch names and their memory. Raises InternalError, naming node and source line, where a call that was not refused cannot be lowered.
+    written. Weights keep their PyTorch names and their memory. What ONNX
+    has not in half precision is computed in float32. Raises InternalError, naming node and source line, where a call that was not refused cannot be lowered.
     """
     program = dialect.rewrite(program)
     builder = Builder(program, opset, attention=attention, onnxruntime=dialect.onnxruntime)
@@ -36,7 +39,9 @@ def lower(program: Program, opset: int, *, attention: bool = False, dialect: Dia
         elif node.op == "call_function":
             values[node] = _call(builder, node, values)
     specs = zip(program.outputs(), program.signature.outputs, strict=True)
-    return builder.model([(values[node], node, spec.name) for node, spec in specs])
+    model = builder.model([(values[node], node, spec.name) for node, spec in specs])
+    widen_missing(model)
+    return model
 
 
 def _call(builder: Builder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -45,9 +50,12 @@ def _call(builder: Builder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     made = len(builder.nodes)
     try:
         assert callable(node.target)
-        result = TABLE[node.target].lower(
-            builder, node, *(_value(a, values) for a in positional), **{k: _value(a, values) for k, a in named.items()}
-        )
+        given, options = [_value(a, values) for a in positional], {k: _value(a, values) for k, a in named.items()}
+        wide = opmath.is_wide(node)
+        if wide:
+            options = {k: opmath.widened(builder, v) for k, v in options.items()}
+        result = TABLE[node.target].lower(builder, node, *given, **options)
+        result = opmath.narrowed(builder, node, result) if wide else result
     except Exception as error:  # onnx_ir raises whatever it likes; the node is what a person needs to know
         place = describe(node) or "source unknown"
         raise InternalError(f"lowering {node.name} = {operator_name(node.target)} ({place}) failed: {error}") from error

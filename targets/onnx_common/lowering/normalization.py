@@ -10,6 +10,7 @@ from torch import fx
 
 from edgecc.targets.onnx_common.builder import Builder
 from edgecc.targets.onnx_common.lowering.handler import (
+    SINGLE,
     Handlers,
     Value,
     arguments_of,
@@ -55,7 +56,7 @@ def _rms_norm(
 ) -> Value:
     """`x / sqrt(mean(x^2) + eps) * weight`. Zhang and Sennrich 2019, equation 4; RMSNormalization since opset 23."""
     epsilon = torch.finfo(b.dtype(x)).eps if eps is None else eps
-    if b.opset >= 23 and b.dtype(x) is torch.float32:
+    if b.opset >= 23 and b.dtype(x) in SINGLE:
         scale = _ones(b, normalized_shape, b.dtype(x)) if weight is None else weight
         return b.op("RMSNormalization", x, scale, axis=-len(normalized_shape), epsilon=float(epsilon), sizes=b.sizes(x))
     axes = list(range(b.rank(x) - len(normalized_shape), b.rank(x)))

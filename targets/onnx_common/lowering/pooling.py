@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.ir.dtypes import dtype_name
 from edgecc.targets.onnx_common.builder import Builder, Size
 from edgecc.targets.onnx_common.lowering.contraction import matmul
 from edgecc.targets.onnx_common.lowering.handler import (
+    SINGLE,
     Handler,
     Handlers,
     Refusal,
@@ -188,8 +190,8 @@ def _adaptive_max(axes: int) -> Callable[..., list[Value | None]]:
 def _refuse(node: fx.Node, opset: int) -> str | None:
     arguments = arguments_of(node)
     x = fake(arguments["x"])
-    if x.dtype is not torch.float32:
-        return "pooling of anything but float32"
+    if x.dtype not in SINGLE:
+        return f"pooling of {dtype_name(x.dtype)}"
     axes = len(each(arguments["kernel_size"], 1)) if "kernel_size" in arguments else 0
     dynamic = any(isinstance(s, torch.SymInt) for s in x.shape[x.dim() - max(axes, 1) :])
     return "pooling of a dynamic size, rounded up" if arguments.get("ceil_mode") and dynamic else None

@@ -51,6 +51,9 @@ def dequantize(b: Builder, x: Value, bound: dict[str, Any], axis: int | None) ->
 def _parameters(b: Builder, bound: dict[str, Any], dtype: torch.dtype, axis: int | None) -> tuple[Value, Value]:
     """Scale and zero point as ONNX takes them: of rank 0, or one for each channel; zero points of the quantized dtype."""
     scale, zero_point = (bound.get(name, bound.get(f"{name}s")) for name in ("scale", "zero_point"))
+    chosen = None if isinstance(scale, float) else _chosen(scale)
+    if chosen is not None:
+        return chosen, chosen.producer().outputs[2]
     scale = b.constant(scale, torch.float32, "scale") if isinstance(scale, float) else as_float(b, scale)
     count = [] if axis is None else b.sizes(scale)
     number = zero_point is None or isinstance(zero_point, int)
@@ -80,12 +83,35 @@ def _quantize(b: Builder, node: fx.Node, x: Value, **parameters: Any) -> Value:
     if all(map(is_constant, node.all_input_nodes)):
         return _compute(b, node, x, parameters)
     dtype, axis = parameters["dtype"], parameters.get("axis")
+    made = _made_with_its_scale(b, node, x, parameters)
+    if made is not None:
+        return made
     options = _parameters(b, parameters, dtype, axis)
     found = b.op("QuantizeLinear", x, *options, axis=axis, dtype=dtype, sizes=b.sizes(x))
     if not is_narrow(parameters):
         return found
     limits = (b.constant(parameters[name], dtype) for name in ("quant_min", "quant_max"))
     return b.op("Clip", found, *limits, sizes=b.sizes(x))
+
+
+def _made_with_its_scale(b: Builder, node: fx.Node, x: Value, parameters: dict[str, Any]) -> Value | None:
+    """The integers of DynamicQuantizeLinear, which chose the scale of the same tensor."""
+    scale = parameters.get("scale")
+    chosen = None if scale is None or isinstance(scale, float) else _chosen(scale)
+    if chosen is None or chosen.producer().inputs[0] is not x:
+        return None
+    made = chosen.producer().outputs[0]
+    made.name = b.free(node.name)
+    return made
+
+
+def _chosen(x: Value) -> Value | None:
+    """The result of DynamicQuantizeLinear behind the dtype and shape that PyTorch gives it, None where x is none."""
+    producer = x.producer()
+    while producer is not None and producer.op_type in ("Cast", "Reshape", "Squeeze"):
+        x = producer.inputs[0]
+        producer = x.producer()
+    return x if producer is not None and producer.op_type == "DynamicQuantizeLinear" else None
 
 
 def _dequantize(b: Builder, node: fx.Node, x: Value, **parameters: Any) -> Value:

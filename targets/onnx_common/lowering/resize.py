@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import fx
 
+from edgecc.ir.dtypes import dtype_name
 from edgecc.targets.onnx_common.builder import Builder, Size
-from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import SINGLE, Handlers, Value, fake, first, handlers
 
 aten = torch.ops.aten
 
@@ -72,7 +73,8 @@ def _scale(size: Size, result: Size, factor: float | None) -> float | None:
 
 
 def _refuse(node: fx.Node, opset: int) -> str | None:
-    return None if fake(node.args[0]).dtype is torch.float32 else "resizing of anything but float32"
+    dtype = fake(node.args[0]).dtype
+    return None if dtype in SINGLE else f"resizing of {dtype_name(dtype)}"
 
 
 HANDLERS: Handlers = {

@@ -12,6 +12,7 @@ from torch import fx
 
 from edgecc.errors import InternalError
 from edgecc.ir.dtypes import dtype_name
+from edgecc.ir.quantized import DEQUANTIZE, FLOAT8
 from edgecc.targets.onnx_common.lowering import (
     arithmetic,
     attention,
@@ -36,11 +37,14 @@ from edgecc.targets.onnx_common.lowering import (
     symbolic,
     windows,
 )
-from edgecc.targets.onnx_common.lowering.handler import Handlers
+from edgecc.targets.onnx_common.lowering.handler import Handlers, fake, first
 from edgecc.targets.onnx_common.sizes import refuse_size
 
 aten = torch.ops.aten
-DTYPES = frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool})
+DTYPES = frozenset(
+    {torch.float32, torch.float64, torch.float16, torch.bfloat16}
+    | {FLOAT8, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+)
 OPSETS = range(17, 25)
 
 _FAMILIES = (
@@ -76,6 +80,9 @@ _SINGLE = {
 }
 
 
+_CONVERSIONS = (aten.to.dtype, aten.to.dtype_layout, aten.to.other, aten._to_copy.default, aten.type_as.default)
+
+
 def merge(families: Iterable[Handlers]) -> Handlers:
     """One table of several. Raises InternalError where an operator has two handlers."""
     table: Handlers = {}
@@ -96,6 +103,10 @@ def refuse(node: fx.Node, opset: int) -> str | None:
         return None
     if node.target not in TABLE:
         return "no lowering to ONNX"
+    makes = isinstance(first(node), torch.Tensor) and first(node).dtype is FLOAT8
+    reads = any(isinstance(v, torch.Tensor) and v.dtype is FLOAT8 for v in map(fake, node.all_input_nodes))
+    if (makes or reads) and node.target not in DEQUANTIZE and node.target not in _CONVERSIONS:
+        return f"{dtype_name(FLOAT8)} outside of quantization"
     values = [v for n in node.all_input_nodes for v in _flat(n.meta["val"])] + _flat(node.meta["val"])
     reason = next((r for r in map(_refuse_value, values) if r), None)
     if reason:

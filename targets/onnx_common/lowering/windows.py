@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from edgecc.targets.onnx_common.builder import Builder
-from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, each, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import SINGLE, Handlers, Value, each, fake, first, handlers
 from edgecc.targets.onnx_common.lowering.padding import padded
 
 aten = torch.ops.aten
@@ -45,7 +45,7 @@ def _refuse_image(node: fx.Node, opset: int) -> str | None:
         return "fold needs opset 18"
     if any(isinstance(s, fx.Node) for s in each(node.args[1], 2)):
         return "fold to a dynamic size"
-    return None if x.dim() == 3 and x.dtype is torch.float32 else "fold of anything but a batch of float32"
+    return None if x.dim() == 3 and x.dtype in SINGLE else "fold of anything but a batch of float32 or less"
 
 
 def _refuse_columns(node: fx.Node, opset: int) -> str | None:

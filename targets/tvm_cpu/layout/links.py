@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecc.targets.tvm_cpu.layout.order import Order, follow, unit
+from edgecc.targets.tvm_cpu.schedules.contraction import narrow
 from edgecc.targets.tvm_cpu.schedules.stage import Stage, loads, variables
 
 Buffer = Any
@@ -68,7 +69,7 @@ def product(stage: Stage) -> Product | None:
 
     if stage.combine != "sum" or not isinstance(stage.term, tirx.Mul):
         return None
-    factors = [stage.term.a, stage.term.b]
+    factors = [narrow(stage.term.a), narrow(stage.term.b)]
     if not all(isinstance(f, tvm.ir.TensorLoad) for f in factors) or factors[0].source.same_as(factors[1].source):
         return None
     return next((p for p in (_product(stage, *factors), _product(stage, *reversed(factors))) if p.windows), _product(stage, *factors))

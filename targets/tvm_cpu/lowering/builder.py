@@ -96,6 +96,11 @@ class Builder:
             return self.cast(value, dtype)
         return self.te("scalar", lambda v: te.compute((), lambda: v.astype(dtype), name="scalar"), value)
 
+    def value(self, constant: Expr) -> np.ndarray[Any, Any]:
+        """The array of a constant expression, an operand that `refuse` has found to be a weight."""
+        array: np.ndarray[Any, Any] = constant.value.numpy()
+        return array
+
     # -- expressions
 
     def emit(self, expression: Expr) -> Expr:

@@ -201,9 +201,9 @@ def _first_only(lower: Callable[..., Any], check: Refusal = _refuse) -> Handler:
 
 
 HANDLERS: Handlers = {
-    **handlers(_max_pool(1), aten.max_pool1d.default, refuse=_refuse),
-    **handlers(_max_pool(2), aten.max_pool2d.default, refuse=_refuse),
-    **handlers(_max_pool(3), aten.max_pool3d.default, refuse=_refuse),
+    **handlers(_max_pool(1), aten.max_pool1d.default),
+    **handlers(_max_pool(2), aten.max_pool2d.default),
+    **handlers(_max_pool(3), aten.max_pool3d.default),
     **handlers(_avg_pool(1), aten.avg_pool1d.default, refuse=_refuse),
     **handlers(_avg_pool(2), aten.avg_pool2d.default, refuse=_refuse),
     **handlers(_avg_pool(3), aten.avg_pool3d.default, refuse=_refuse),

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgecc.targets.tvm_cpu.schedules.code import Buffer, index
-from edgecc.targets.tvm_cpu.schedules.contraction import Contraction, Group, Operand, fuse, recognise
+from edgecc.targets.tvm_cpu.schedules.contraction import Contraction, Group, fuse, recognise
 from edgecc.targets.tvm_cpu.schedules.core import Core
 from edgecc.targets.tvm_cpu.schedules.epilogue import epilogue_of
+from edgecc.targets.tvm_cpu.schedules.multiply import multiply_floats
+from edgecc.targets.tvm_cpu.schedules.operands import Operands
 from edgecc.targets.tvm_cpu.schedules.panels import pack_panels, packer
 from edgecc.targets.tvm_cpu.schedules.pieces import ceil_divide
-from edgecc.targets.tvm_cpu.schedules.plan import Operand as Source
-from edgecc.targets.tvm_cpu.schedules.plan import Packed, Param, Plan, Step, Temp, kernel_function
-from edgecc.targets.tvm_cpu.schedules.pointwise import pointwise
+from edgecc.targets.tvm_cpu.schedules.plan import Plan, Step, kernel_function
 from edgecc.targets.tvm_cpu.schedules.product import Left, Product
-from edgecc.targets.tvm_cpu.schedules.stage import Kernel, Stage, reads
+from edgecc.targets.tvm_cpu.schedules.stage import Kernel
 from edgecc.targets.tvm_cpu.schedules.tiles import Tile, choose, columns_first, cost, together
 
 _BYTES = 16  # of a vector in the table of cores: lanes are those of float32
@@ -62,11 +62,10 @@ class _Planner:
     lanes: int
 
     def plan(self) -> Plan:
-        self.steps: list[Step] = []
-        self.sources: list[tuple[Buffer, Source]] = [(p, Param(i)) for i, p in enumerate(self.kernel.params)]
+        self.operands = Operands(self.kernel, self.core)
         contraction = self.contraction
-        left = self._materialized(contraction.left)
-        right = self._materialized(contraction.right)
+        left = self.operands.materialized(contraction.left)
+        right = self.operands.materialized(contraction.right)
         contraction = replace(contraction, left=left, right=right)
         depth = fuse(contraction.depth, left.place) or [Group(())]
         rows = fuse(contraction.rows, left.place) or [Group(())]
@@ -91,17 +90,18 @@ class _Planner:
             inner,
             tuple(depth),
             first,
+            multiply_floats,
             together(self.core, tile, inner.extent, total),
         )
         factors = [product.left.buffer, product.right]
         operands = [b for b in self.epilogue.operands() if not any(b.same_as(f) for f in factors)]
         function = kernel_function([*factors, *operands, *self.kernel.outputs], self.kernel.sizes, product.code())
-        sources = [self._source(b) for b in (*factors, *operands)]
+        sources = [self.operands.source(b) for b in (*factors, *operands)]
         in_place = [len(factors) + i for i in self.epilogue.in_place(operands)]
         outputs = list(range(len(self.kernel.outputs)))
-        self.steps.append(Step(self.kernel.name, sources, self.kernel.outputs, function, outputs, in_place))
+        steps = [*self.operands.steps, Step(self.kernel.name, sources, self.kernel.outputs, function, outputs, in_place)]
         order = "columns" if first else "rows"
-        return Plan(f"contraction {tile.rows}x{tile.columns} {tile.left}, {order} outside", self.steps)
+        return Plan(f"contraction {tile.rows}x{tile.columns} {tile.left}, {order} outside", steps)
 
     def _tiled_rows(self, rows: list[Group]) -> tuple[list[Group], Group]:
         """The rows that are walked one by one, and those that tiles cut: more than one group where the last is short."""
@@ -127,33 +127,6 @@ class _Planner:
 
     # -- operands
 
-    def _materialized(self, operand: Operand) -> Operand:
-        """The operand in memory: a stage that makes it becomes a kernel of its own."""
-        source = operand.load.source
-        stage = self.kernel.stage_of(source)
-        if stage is None:
-            return operand
-        made = ancestors(self.kernel, stage)
-        inputs = [p for p in self.kernel.params if not self.kernel.is_output(p) and any(_reads(s, p) for s in made)]
-        part = Kernel(f"{self.kernel.name}_{source.name}", [*inputs, source], [source], made, self.kernel.sizes)
-        plan = pointwise(part, self.core, frozenset())
-        if plan is None:
-            raise ValueError(f"{source.name} cannot be made by itself")
-        offset = len(self.steps)
-        for step in plan.steps:
-            reads_here = [self._outer(part, r, offset) for r in step.reads]
-            self.steps.append(replace(step, reads=reads_here, outputs=(), in_place=()))
-        self.sources.append((source, Temp(len(self.steps) - 1)))
-        return operand
-
-    def _outer(self, part: Kernel, source: Source, offset: int) -> Source:
-        if isinstance(source, Temp):
-            return Temp(source.step + offset)
-        return self._source(part.params[source.index])
-
-    def _source(self, buffer: Buffer) -> Source:
-        return next(s for b, s in self.sources if b.same_as(buffer))
-
     def _pack_left(self, contraction: Contraction, inner: Group, depth: list[Group], tile: Tile) -> Left:
         from tvm import tirx
 
@@ -163,7 +136,7 @@ class _Planner:
         size = batch.extent * ceil_divide(inner.extent, tile.rows) * length * tile.rows
         packed = tirx.decl_buffer([index(size)], str(source.ty.dtype), "left_panels")
         code = pack_panels(source, place, batch, inner, depth, tile.rows, packed)
-        self._add("left", source, packed, code)
+        self.operands.add("left", source, packed, code)
         return Left(packed, place, tile.rows)
 
     def _pack_right(self, contraction: Contraction, depth: list[Group], tile: Tile) -> Buffer:
@@ -181,27 +154,8 @@ class _Planner:
             width = ceil_divide(n, tile.columns) * tile.columns
         packed = tirx.decl_buffer([index(batch.extent * length * width)], str(source.ty.dtype), "right_panels")
         if self.constant:
-            number = next(i for i, p in enumerate(self.kernel.params) if p.same_as(source))
-            self.sources.append((packed, Packed(number, packer(contraction, depth, tile))))
+            self.operands.packed(source, packed, packer(contraction, depth, tile))
             return packed
         code = pack_panels(source, place, batch, Group((contraction.column,)), depth, tile.columns, packed, last)
-        self._add("right", source, packed, code)
+        self.operands.add("right", source, packed, code)
         return packed
-
-    def _add(self, side: str, source: Buffer, packed: Buffer, code: Any) -> None:
-        function = kernel_function([source, packed], self.kernel.sizes, code)
-        self.steps.append(Step(f"{self.kernel.name}_{side}", [self._source(source)], [packed], function))
-        self.sources.append((packed, Temp(len(self.steps) - 1)))
-
-
-def ancestors(kernel: Kernel, stage: Stage) -> list[Stage]:
-    """The stages that a stage needs, and itself, in order."""
-    needed = [stage]
-    for candidate in reversed(kernel.stages[: kernel.stages.index(stage)]):
-        if any(_reads(s, candidate.buffer) for s in needed):
-            needed.insert(0, candidate)
-    return needed
-
-
-def _reads(stage: Stage, buffer: Buffer) -> bool:
-    return any(b.same_as(buffer) for b in reads(stage.update))

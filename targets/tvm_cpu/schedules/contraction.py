@@ -69,7 +69,7 @@ def recognise(kernel: Kernel, stage: Stage) -> Contraction | None:
     if stage.combine != "sum" or not isinstance(stage.term, tirx.Mul) or not _zero(stage.init):
         return None
     axes, where = _split_groups(stage)
-    first, second = (_regroup(_resolve(kernel, x), axes, where) for x in (stage.term.a, stage.term.b))
+    first, second = (_regroup(_resolve(kernel, narrow(x)), axes, where) for x in (stage.term.a, stage.term.b))
     spatial = [a for a in axes if a.extent != 1]
     depth = [a for a in stage.reduction if a.extent != 1]
     unit = {a.var: index(0) for a in (*axes, *stage.reduction) if a.extent == 1}
@@ -93,6 +93,13 @@ def recognise(kernel: Kernel, stage: Stage) -> Contraction | None:
     rows = tuple(a for a in others if a.var not in right.place.strides)
     ordered = sorted(depth, key=lambda a: -_weight(left.place.stride(a)))
     return Contraction(stage, where, left, right, batch, rows, column, tuple(ordered))
+
+
+def narrow(factor: Expr) -> Expr:
+    """A factor of a sum of 32-bit integers as the shorter integer that it is made of; any other factor as it is."""
+    from tvm import tirx
+
+    return factor.value if isinstance(factor, tirx.Cast) and str(factor.value.ty.dtype) in ("int8", "uint8", "int16") else factor
 
 
 def fuse(axes: tuple[Axis, ...], *places: Linear) -> list[Group]:

@@ -289,12 +289,20 @@ class Loops:
 
     def _add(self, sums: Buffer, offset: int, value: Buffer, factor: Buffer) -> None:
         at, whole = vector(offset, self.tile.lanes), vector(0, self.tile.lanes)
-        self.code.store(sums, [at], sums[at] + value[whole] * factor[whole])
+        self.code.store(sums, [at], sums[at] + self._widened(value[whole]) * self._widened(factor[whole]))
+
+    def _widened(self, factor: Expr) -> Expr:
+        """A factor in the dtype of the sums."""
+        from tvm import tirx
+
+        lanes = self.tile.lanes
+        same = self.conv.factors == self.conv.dtype
+        return factor if same else tirx.Cast(self.conv.dtype if lanes == 1 else f"{self.conv.dtype}x{lanes}", factor)
 
     def _input(self, row: _Row, positions: Sequence[Expr]) -> Buffer:
         """The input elements of a block of output channels."""
         code, conv, lanes, each = self.code, self.conv, self.tile.lanes, self.conv.multiplier
-        value = code.local("value", lanes, conv.dtype)
+        value = code.local("value", lanes, conv.factors)
         if each == 1:
             with code.loop("v", lanes, "vector") as v:
                 code.store(value, [v], conv.element(positions, row.start + v))
@@ -306,7 +314,7 @@ class Loops:
     def _weight(self, row: _Row, taps: Sequence[Expr], tap: Expr) -> Buffer:
         """The weights of a block for one tap."""
         code, conv, lanes = self.code, self.conv, self.tile.lanes
-        factor = code.local("factor", lanes, conv.dtype)
+        factor = code.local("factor", lanes, conv.factors)
         every = [*taps, tap]
         with code.loop("v", lanes, "vector") as v:
             if self.packed is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecc.targets.tvm_cpu.schedules.code import Expr, index
+from edgecc.targets.tvm_cpu.schedules.contraction import narrow
 from edgecc.targets.tvm_cpu.schedules.epilogue import Epilogue, epilogue_of
 from edgecc.targets.tvm_cpu.schedules.stage import Axis, Kernel, Stage, extent_of, replace, variables
 
@@ -65,6 +66,11 @@ class Depthwise:
     def dtype(self) -> str:
         return str(self.stage.buffer.ty.dtype)
 
+    @property
+    def factors(self) -> str:
+        """The dtype of what is multiplied: of the sums, or a shorter integer."""
+        return str(self.weight.source.ty.dtype)
+
     def element(self, positions: Sequence[Expr], channel: Expr) -> Expr:
         """An input element that is not padding. `positions`: along each window."""
         at = {w.dim: p for w, p in zip(self.windows, positions, strict=True)}
@@ -96,7 +102,7 @@ def match(kernel: Kernel) -> Depthwise | None:
     channels = stage.axes[-1]
     if channels.extent == 1 or not isinstance(channels.extent, int):
         return None
-    loads = [_without(stage, x) for x in (stage.term.a, stage.term.b)]
+    loads = [_without(stage, narrow(x)) for x in (stage.term.a, stage.term.b)]
     if not all(isinstance(x, tvm.ir.TensorLoad) and _uses(x, channels.var) for x in loads):
         return None
     spatial = [a.var for a in stage.axes[:-1]]

@@ -37,8 +37,8 @@ class Tile:
 
 
 def choose(core: Core, conv: Depthwise) -> Tile:
-    """The tile with the fewest instructions an image."""
-    width = int(conv.dtype.lstrip("bfloat")) // 8 if "float" in conv.dtype else 4
+    """The tile with the fewest instructions an image. Sums of integers are wider than their factors on AArch64 (SMLAL, SMLAL2)."""
+    width = int(conv.factors.lstrip("bfloatuin")) // 8 if core.arch == "aarch64" or "float" in conv.dtype else 4
     lanes = 1 << (min(core.lanes * 4 // width, int(conv.channels.extent)).bit_length() - 1)
     return min(_tiles(core, conv, lanes), key=lambda t: (_cost(t, conv), t.rows * t.columns))
 
@@ -58,9 +58,10 @@ def _tiles(core: Core, conv: Depthwise, lanes: int) -> Iterator[Tile]:
     down = conv.windows[-2] if len(conv.windows) > 1 else None
     taps_down = down.count if down else 1
     most = min(across.axis.extent, _WIDEST) if isinstance(across.axis.extent, int) else 8
+    each = max(1, lanes // core.lanes) if "int" in conv.dtype else 1  # registers of a sum
     spare = 9 if across.stride == 1 else 12  # registers for inputs on their way: LLVM loads early
     for columns in range(1, most + 1):
-        if columns == 1 or columns + min(across.count, FEW) + 5 <= core.registers:
+        if columns == 1 or columns * each + min(across.count, FEW) + 5 <= core.registers:
             yield Tile(1, columns, lanes, False)
         for rows in range(1, 5):
             overlap = down is not None and down.count > 1 and not (isinstance(down.axis.extent, int) and rows > down.axis.extent)
@@ -68,7 +69,7 @@ def _tiles(core: Core, conv: Depthwise, lanes: int) -> Iterator[Tile]:
                 straight(conv)
                 and columns <= 8
                 and (rows == 1 or overlap)
-                and rows * columns + taps_down * across.count + spare <= core.registers
+                and rows * columns * each + taps_down * across.count + spare <= core.registers
             ):
                 yield Tile(rows, columns, lanes, True)
 

@@ -21,7 +21,7 @@ class Weights:
         self._counts = [w.count for w in conv.windows]
         self._channel = np.minimum(np.arange(-(-channels // lanes)) * lanes, channels - lanes)[:, None] + np.arange(lanes)
         size = self._channel.size * int(np.prod(self._counts))
-        self.buffer = tirx.decl_buffer([index(size)], conv.dtype, "packed_weight")
+        self.buffer = tirx.decl_buffer([index(size)], conv.factors, "packed_weight")
 
     def pack(self, weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         blocks, lanes = self._channel.shape

@@ -7,7 +7,7 @@ edges: fewer rows, fewer columns, or sizes that only the run knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from edgecc.targets.tvm_cpu.schedules.stage import replace
 from edgecc.targets.tvm_cpu.schedules.tiles import Tile
 
 _TASKS = 32  # parts to divide among threads: enough that some of them are equal for any small number of threads
-VECTOR = 4  # elements along the depth that are loaded at once and multiplied by lane
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,32 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a tile of `height x vectors` registers is. `rows`: how many of its rows are in the result, `start` the first.
+
+    `where`: positions along the axes outside of the tile; `right`: where the packed panel begins.
+    """
+
+    where: Mapping[Any, Expr]
+    batch: Expr
+    block: Expr
+    start: Expr
+    rows: Any
+    height: int
+    vectors: int
+    right: Expr
+
+
+#: Writes `sums += left * right` over the whole depth; the buffers are the left and the right operand as rows of memory.
+Multiply = Callable[[Code, "Product", tuple[Buffer, Buffer], Place, Buffer], None]
+
+
+@dataclass(frozen=True)
 class Product:
     """`outer`: groups of rows that are walked one by one; `inner`: the group that tiles cut. `right` is packed in panels.
 
-    `panels_first`: walk all rows for a panel of columns; else all panels for `together` tiles of rows.
+    `panels_first`: walk all rows for a panel of columns; else all panels for `together` tiles of rows. `grain`: each run of
+    the depth is a multiple of it in the packed operand.
     """
 
     contraction: Contraction
@@ -48,17 +69,25 @@ class Product:
     inner: Group
     depth: tuple[Group, ...]
     panels_first: bool
+    multiply: Multiply
     together: int = 1
+    grain: int = 1
 
     @property
     def columns(self) -> Any:
         return self.contraction.column.extent
 
     @property
+    def run(self) -> Any:
+        """Steps of the innermost group of the depth in the packed operand."""
+        extent = self.depth[-1].extent
+        return extent if self.grain == 1 else -(-extent // self.grain) * self.grain
+
+    @property
     def length(self) -> Any:
-        """Steps of the whole depth."""
-        total: Any = 1
-        for group in self.depth:
+        """Steps of the whole depth in the packed operand."""
+        total: Any = self.run
+        for group in self.depth[:-1]:
             total = total * group.extent
         return total
 
@@ -177,8 +206,8 @@ class Product:
             whole = isinstance(columns, int) and (j + 1) * lanes <= columns
             self._seed(code, sums, first, j, whole, columns, height, vectors, dtype)
         stride = self._right_stride()
-        right_base = code.bind("right", batch * stride + panel * (index(self.length) * tile.columns))
-        self._multiply(code, buffers, where, batch, block, start, rows, height, vectors, right_base, sums)
+        right = code.bind("right", batch * stride + panel * (index(self.length) * tile.columns))
+        self.multiply(code, self, buffers, Place(where, batch, block, start, rows, height, vectors, right), sums)
         limit_rows = rows if not isinstance(rows, int) else (rows if rows < height else None)
         self._write(code, sums, where, start, first, height, vectors, limit_rows, columns, dtype)
 
@@ -218,109 +247,6 @@ class Product:
                         with code.when(columns > j * lanes + at):
                             code.store(sums, [offset + at], seed_value(self.epilogue, first + j * lanes + at))
 
-    def _multiply(
-        self,
-        code: Code,
-        buffers: tuple[Buffer, Buffer],
-        where: Mapping[Any, Expr],
-        batch: Expr,
-        block: Expr,
-        start: Expr,
-        rows: Any,
-        height: int,
-        vectors: int,
-        right_base: Expr,
-        sums: Buffer,
-    ) -> None:
-        """sums += left * right over the whole depth."""
-        from tvm import tirx
-
-        left, right = buffers
-        tile, lanes = self.tile, self.tile.lanes
-        dtype = str(sums.ty.dtype)
-        width = vectors * lanes
-        *around, last = self.depth
-        stride = self.left.place.stride(last.axes[-1]) if last.axes else 0
-        by_vector = not self.left.panel and tile.left == "lane" and isinstance(stride, int) and stride == 1
-        if self.left.panel:
-            blocks = ceil_divide(self.inner.extent, tile.rows)
-            bases = [code.bind("panel", (batch * blocks + block) * (index(self.length) * tile.rows))]
-        else:
-            bases = []
-            for i in range(height):
-                row = start + i
-                if not isinstance(rows, int):
-                    row = tirx.min(row, index(self.inner.extent) - 1)
-                bases.append(code.bind(f"row{i}", self.left.place.at({**where, **self.inner.split(row)})))
-
-        def advance(steps: int, at_left: Expr, at_right: Expr, by_vector: bool) -> None:
-            """`steps` steps from these offsets on."""
-            values: list[Buffer] = []
-            for k in range(steps):
-                if by_vector and k % VECTOR == 0:
-                    values = []
-                    for i in range(height):
-                        held = code.local(f"a{i}", VECTOR, dtype)
-                        code.store(held, [vector(0, VECTOR)], left[vector(bases[i] + at_left + k, VECTOR)])
-                        values.append(held)
-                across = []
-                if self.left.panel:
-                    held = code.local(f"a{k}", tile.rows, dtype)
-                    for q in range(0, tile.rows, lanes):
-                        code.store(held, [vector(q, lanes)], left[vector(bases[0] + (at_left + k) * tile.rows + q, lanes)])
-                    values = [held]
-                for j in range(vectors):
-                    held = code.local(f"b{k}_{j}", lanes, dtype)
-                    code.store(held, [vector(0, lanes)], right[vector(at_right + k * width + j * lanes, lanes)])
-                    across.append(held)
-                for i in range(height):
-                    if by_vector:
-                        factor = values[i][index(k % VECTOR)]
-                    elif self.left.panel:
-                        factor = values[0][index(i)]
-                    else:
-                        factor = left[bases[i] + (at_left + index(k) * stride)]
-                    for j in range(vectors):
-                        place = vector((i * vectors + j) * lanes, lanes)
-                        code.store(sums, [place], sums[place] + splat(factor, lanes) * across[j][vector(0, lanes)])
-
-        def inner(at_left: Expr, at_right: Expr) -> None:
-            extent, steps = last.extent, tile.steps
-            step = 1 if self.left.panel else stride
-            whole = extent // steps if isinstance(extent, int) else tirx.floordiv(index(extent), index(steps))
-            with code.loop("k", whole) as k:
-                advance(steps, at_left + k * steps * step, at_right + k * (steps * width), by_vector)
-            if isinstance(extent, int):
-                done = whole * steps
-                if by_vector and extent - done >= VECTOR:
-                    advance(VECTOR, at_left + done * step, at_right + done * width, True)
-                    done += VECTOR
-                if extent > done:
-                    advance(extent - done, at_left + done * step, at_right + done * width, False)
-            else:
-                with code.loop("k", index(extent) - whole * steps) as k:
-                    done = whole * steps + k
-                    advance(1, at_left + done * step, at_right + done * width, False)
-
-        def nest(groups: list[Group], at_left: Expr, at_right: Expr) -> None:
-            if not groups:
-                inner(at_left, at_right)
-                return
-            group, *rest = groups
-            length: Any = width
-            for g in (*rest, last):
-                length = length * g.extent
-            with code.loop("d", group.extent) as d:
-                step = self.left.place.stride(group.axes[-1]) if group.axes else 0
-                nest(rest, at_left + d * step, at_right + d * length)
-
-        if self.left.panel:
-            flat = Group(tuple(a for g in self.depth for a in g.axes))
-            last = flat
-            inner(index(0), right_base)
-        else:
-            nest(list(around), index(0), right_base)
-
     def _write(
         self,
         code: Code,
@@ -338,11 +264,10 @@ class Product:
         from tvm import tirx
 
         lanes = self.tile.lanes
-        whole = columns // lanes if isinstance(columns, int) else 0
         loops = self.epilogue.is_costly or not isinstance(columns, int) or (rows is not None and not isinstance(rows, int))
         if not loops:
             for i in range(height if rows is None else rows):
-                self._row(code, sums, where, start + i, first, i * vectors * lanes, vectors, whole, columns)
+                self._row(code, sums, where, start + i, first, i * vectors * lanes, columns)
             return
         copy = code.local("results", height * vectors * lanes, dtype)
         for q in range(height * vectors):
@@ -350,7 +275,7 @@ class Product:
         below = index(self.inner.extent) - start  # a number that only the run knows: LLVM would write the function out for each row
         count = code.bind("rows", tirx.min(below, index(height))) if rows is None or isinstance(rows, int) else rows
         with code.loop("i", count) as i:
-            self._row(code, copy, where, start + i, first, i * (vectors * lanes), vectors, whole, columns)
+            self._row(code, copy, where, start + i, first, i * (vectors * lanes), columns)
 
     def _row(
         self,
@@ -360,11 +285,10 @@ class Product:
         row: Expr,
         first: Expr,
         offset: Expr,
-        vectors: int,
-        whole: int,
         columns: Any,
     ) -> None:
-        lanes = self.tile.lanes
+        lanes = self.tile.stored or self.tile.lanes
+        whole = columns // lanes if isinstance(columns, int) else 0
         position = {**where, **self.inner.split(row)}
 
         def put(column: Expr, at: Expr) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from edgecc.errors import InternalError
 from edgecc.targets.tvm_cpu.schedules.contract import contract
+from edgecc.targets.tvm_cpu.schedules.contract_integers import contract_integers
 from edgecc.targets.tvm_cpu.schedules.contraction import recognise
 from edgecc.targets.tvm_cpu.schedules.core import Core
 from edgecc.targets.tvm_cpu.schedules.depthwise import depthwise
+from edgecc.targets.tvm_cpu.schedules.lookup import lookup
 from edgecc.targets.tvm_cpu.schedules.partition import plan_pieces, split
 from edgecc.targets.tvm_cpu.schedules.plan import Plan
 from edgecc.targets.tvm_cpu.schedules.pointwise import pointwise
@@ -19,8 +21,8 @@ from edgecc.targets.tvm_cpu.schedules.winograd import winograd
 Rule = Callable[[Kernel, Core, frozenset[int]], Plan | None]
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    "speed": (winograd, contract, depthwise, pointwise),
-    "size": (contract, depthwise, pointwise),  # no rule that stores more weights than there are
+    "speed": (winograd, contract, contract_integers, depthwise, lookup, pointwise),
+    "size": (contract, contract_integers, depthwise, lookup, pointwise),  # no rule that stores more weights than there are
 }
 
 

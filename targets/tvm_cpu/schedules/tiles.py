@@ -26,7 +26,7 @@ class Tile:
     """`rows` of the left operand times `vectors` registers of columns. `steps`: how far the depth is unrolled.
 
     `left`: `lane` (vectors along the depth, multiplied by lane), `panel` (packed, vectors along the rows) or
-    `broadcast` (one element in all lanes).
+    `broadcast` (one element in all lanes). `stored`: how many results are written at once, 0 for `lanes`.
     """
 
     rows: int
@@ -34,6 +34,7 @@ class Tile:
     lanes: int
     steps: int
     left: str
+    stored: int = 0
 
     @property
     def columns(self) -> int:

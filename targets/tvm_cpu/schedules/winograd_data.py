@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecc.targets.tvm_cpu.schedules.code import Buffer, Code, Expr, index, vector
-from edgecc.targets.tvm_cpu.schedules.contract import ancestors
 from edgecc.targets.tvm_cpu.schedules.core import Core
+from edgecc.targets.tvm_cpu.schedules.operands import ancestors
 from edgecc.targets.tvm_cpu.schedules.region import Range, Space, simplifier
 from edgecc.targets.tvm_cpu.schedules.stage import Kernel, reads, replace
 from edgecc.targets.tvm_cpu.schedules.values import Values, conditions, values_of

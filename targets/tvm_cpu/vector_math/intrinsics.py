@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from edgecc.targets.tvm_cpu.vector_math import error_function, exponential, logarithm
+from edgecc.targets.tvm_cpu.vector_math import error_function, exponential, logarithm, requantization
 from edgecc.targets.tvm_cpu.vector_math.terms import Expr
 
 Function = Callable[[Expr, str], Expr]
@@ -21,7 +21,11 @@ FUNCTIONS: dict[str, Function] = {
     "log": logarithm.log,
     "log1p": logarithm.log1p,
 }
-_OURS = {"expm1": "exp(x) - 1", "gelu": "x / 2 (1 + erf(x / sqrt 2))"}  # operators that TVM does not have
+_OURS = {  # operators that TVM does not have
+    "expm1": "exp(x) - 1",
+    "gelu": "x / 2 (1 + erf(x / sqrt 2))",
+    "requantize": "clamp(z + x m / 2^(31+s), low, high), rounded half upwards",
+}
 _LEVEL = 199  # above TVM's own rules
 _PURE = 1  # tvm::tirx::CallEffectKind::kPure
 
@@ -49,6 +53,9 @@ def install() -> None:
         operator = tvm.ir.Op.get(f"tirx.{name}")
         operator.set_attr("TVectorizable", True, _LEVEL)
         tirx.register_intrin_lowering(operator.name, target="llvm", f=_rule(name, function, _known_rule(operator)), level=_LEVEL)
+    operator = tvm.ir.Op.get("tirx.requantize")
+    operator.set_attr("TVectorizable", True, _LEVEL)
+    tirx.register_intrin_lowering(operator.name, target="llvm", f=_requantize, level=_LEVEL)
 
 
 def call(name: str, x: Expr) -> Expr:
@@ -57,6 +64,22 @@ def call(name: str, x: Expr) -> Expr:
 
     install()
     return tirx.call_intrin(x.ty.dtype, f"tirx.{name}", x)
+
+
+def requantize(x: Expr, multiplier: Expr, step: requantization.Step) -> Expr:
+    """The code of one int32; see `requantization.requantize`."""
+    from tvm import tirx
+
+    install()
+    numbers = (tirx.const(v, "int32") for v in (step.shift, step.zero, step.low, step.high))
+    return tirx.call_intrin(step.dtype, "tirx.requantize", x, multiplier, *numbers)
+
+
+def _requantize(call: Any) -> Expr:
+    x, multiplier, *rest = call.args
+    shift, zero, low, high = (int(getattr(v, "value", v)) for v in rest)  # of broadcasts, where the operands are vectors
+    step = requantization.Step(shift, zero, low, high, str(call.ty.dtype).partition("x")[0])
+    return requantization.requantize(x, multiplier, step, _architecture())
 
 
 def _known_rule(operator: Any) -> Callable[[Any], Expr] | None:

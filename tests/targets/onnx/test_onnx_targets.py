@@ -80,9 +80,22 @@ def test_what_edgecc_does_not_lower_is_written_by_pytorch(compiled, tmp_path):
     assert (graph.input[0].name, graph.input[0].type.tensor_type.shape.dim[0].dim_param) == ("x", "n")
 
 
-def test_half_precision_is_written_by_pytorch(compiled, tmp_path):
+def test_inspect_says_what_is_left_to_the_exporter(compiled, capsys):
+    for target in ("onnxruntime", "tensorrt"):
+        assert main(["inspect", "models.py:angle", "--target", target, "--json", "--progress", "none"]) == 0
+        (found,) = json.loads(capsys.readouterr().out)["targets"]
+        assert (found["supported"], found["substitute"], found["refused"]) == (True, "PyTorch's exporter", [])
+        assert [(o["operator"], o["count"], o["sources"]) for o in found["substituted"]] == [("aten.atan2", 1, ["models.py:7"])]
+    assert main(["inspect", "models.py:angle", "--progress", "none"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert "by PyTorch's exporter" in lines["onnxruntime"] and "aten.atan2 x1" in lines["onnxruntime"]
+    assert main(["inspect", "models.py:wide", "--target", "tensorrt", "--progress", "none"]) == 0
+    assert "tensorrt  yes" in capsys.readouterr().out
+
+
+def test_a_half_model_is_lowered_without_the_exporter(compiled, tmp_path):
     assert compiled("half", "onnxruntime") == 0
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]["exporter"] is True
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]["exporter"] is False
 
 
 @pytest.mark.parametrize("flags", [(), ("--set", "target_options.exporter=false")])

@@ -94,10 +94,31 @@ def test_every_dialect_computes_what_the_program_computes(made, smaller, warned,
 
 @pytest.mark.parametrize("made", ["minilm"], indirect=True)
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
-def test_a_quantized_model_is_compiled_and_verified_on_the_command_line(made, target, tmp_path):
+def test_a_quantized_model_is_compiled_and_verified_on_the_command_line(made, target, tmp_path, capsys):
     archive.save(made[1], tmp_path / "quantized.pt2")
-    assert main(["compile", str(tmp_path / "quantized.pt2"), "--target", target, "-o", str(tmp_path / "out"), "-q"]) == 0
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["verify"]["cosine"] >= 0.99
+    assert main(["compile", str(tmp_path / "quantized.pt2"), "--target", target, "-o", str(tmp_path / "out"), "--progress", "none"]) == 0
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["verify"]
+    assert found["cosine"] >= 0.99
+    assert found["quantized"]["calls"] == made[2] and found["quantized"]["unchecked"] == 0
+    assert found["quantized"]["cosine"] >= 0.9999 and found["quantized"]["equal"] >= 0.9999
+    assert found["quantized"]["outputs"]["cosine"] >= 0.999999
+    assert f"quantized {made[2]} calls" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("made", ["minilm"], indirect=True)
+def test_pytorch_differs_from_itself_by_as_much_so_the_whole_cannot_be_held_closer(made):
+    """Another float32 kernel of PyTorch's, within 1e-6 on the program that is not quantized, moves the quantized one a thousand times as far."""
+    plain, quantized, *_ = made
+
+    def apart(program):
+        want = program(*program.examples)[0]
+        enabled, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
+        try:
+            return 1 - host.cosine(want, program(*program.examples)[0])
+        finally:
+            torch.backends.mkldnn.enabled = enabled
+
+    assert apart(plain) < 1e-10 and 1e-4 < apart(quantized) < 1e-2
 
 
 def _weights_are_stored_once_as_int8(file, activations, weights, kind):

@@ -1,0 +1,1 @@
+"""Integer: quantized regions of a program as arithmetic on their codes."""
