@@ -137,7 +137,7 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
     Raises CaptureError where it did not: the model is random or depends on values that tracing fixed.
     """
     options = job.recipe.options
-    chosen = [*data.samples(job.program, seed=options.seed, count=options.cases), *job.samples]
+    chosen = checked(job)
     report = Report(cost(job.program))
     limit = options.max_drop if options.max_drop >= 0 else None
     context = PassContext(
@@ -153,6 +153,18 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
             hint="does the model draw random numbers or branch on values of tensors?",
         )
     return report, context, outputs
+
+
+def checked(job: Job) -> list[Sample]:
+    """The samples that everything is compared on: seeded ones and those of the job, or the first ones of calibration data.
+
+    Random inputs may lie far outside of calibrated ranges; where a dimension is dynamic they are checked too, for its sizes.
+    """
+    options = job.recipe.options
+    seeded = data.samples(job.program, seed=options.seed, count=options.cases)
+    if job.calibration is None:
+        return [*seeded, *job.samples]
+    return [*islice(job.calibration, options.cases), *job.samples, *(seeded if job.program.signature.dims else ())]
 
 
 def _run_original(job: Job, sample: Sample) -> tuple[torch.Tensor, ...]:
@@ -299,7 +311,7 @@ def _bounds(job: Job) -> tuple[float, float]:
 
 def _lost(job: Job) -> Distance:
     """How far the program itself is from the model on the seeded inputs; nothing where it was quantized before it came here."""
-    chosen = [*data.samples(job.program, seed=job.recipe.options.seed, count=job.recipe.options.cases), *job.samples]
+    chosen = checked(job)
     return compare([job.original(*sample) for sample in chosen], [job.program(*sample) for sample in chosen])
 
 

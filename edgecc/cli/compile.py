@@ -132,7 +132,7 @@ def _data(recipe: Recipe, signature: Signature) -> dict[str, Any]:
     first = next(iter(data), None)
     if first is None:
         raise UsageError(f"{recipe.calibration} gives no sample", hint="give at least one; 100 to 500 are usual")
-    return {**found, "calibration": data, "samples": [first]}
+    return {**found, "calibration": data}
 
 
 def _stem(model: str) -> str:

@@ -58,7 +58,7 @@ def test_a_quantized_artifact_is_written_verified_and_reported(quantize, tmp_pat
     assert (layer["name"], layer["weight_bits"], layer["activation_bits"], layer["bytes"]) == ("fc", 8, 8, 12 + 3 * 4)
     assert report["quantization"]["integer_mac_share"] == 1.0 and report["quantization"]["data"] == "calibration"
     assert layer["sqnr_db"] > 30 and report["verify"]["sqnr_db"] > 17
-    assert "quantized int8, ranges from calibration" in result.out and "100.0 % of multiply-accumulates in integers" in result.out
+    assert "scheme    int8, ranges from calibration" in result.out and "100.0 % of multiply-accumulates in integers" in result.out
 
 
 def test_data_from_a_function_and_an_evaluation(quantize, tmp_path):
