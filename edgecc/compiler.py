@@ -121,6 +121,7 @@ def _rewrite(job: Job, dumps: Sequence[Instrument]) -> tuple[Report, PassContext
     instruments = [*checks(options), RecordCost(), *job.instruments, *dumps, kept]
     report.steps = timed(report, "passes", lambda: manager.run(pipeline, job.program, context, instruments))
     report.compiled = cost(job.program)
+    _check_effect(report, options)
     if kept.program and kept.quantized and not options.stop_after:
         timed(report, "quantization", lambda: _summarize(job, kept.program, kept.quantized, report, context))
     if score is not None:
@@ -194,6 +195,7 @@ class KeepFloat(Instrument):
     def after(self, step: Step, program: Program, context: PassContext) -> None:
         if step.pass_.name == "insert-fake-quant":
             self.program = self.program or self._last
+            self.quantized = program.snapshot()  # where there are codes alone, nothing is left to finalize
         elif step.pass_.name == "finalize-quant":
             self.quantized = program.snapshot()
         elif self.program is None:
@@ -211,6 +213,17 @@ def _summarize(job: Job, before: Program | None, after: Program | None, report: 
         **summary.as_dict(),
         **context.facts,
     }
+
+
+def _check_effect(report: Report, options: CompileOptions) -> None:
+    """Raises ContractError where the options ask for quantization and nothing was quantized."""
+    steps = [s for s in report.steps if s.pass_.name == "insert-fake-quant"]
+    if not options.quant or not steps or any(s.rewrites for s in steps):
+        return
+    reasons = [str(r) for r in report.remarks.of("insert-fake-quant", "missed")] or ["the model has no layer that multiplies by weights"]
+    raise ContractError(
+        f"--quant {options.quant} quantized nothing:\n  " + "\n  ".join(reasons[:8]), hint="leave --quant out, or look at --quant-layer"
+    )
 
 
 def _evaluated(job: Job, context: PassContext, what: str) -> float | None:
@@ -300,13 +313,18 @@ def _bounds(job: Job) -> tuple[float, float]:
         return stated, 0.0
     own = max(job.target.tolerance or stated, rounding(job.program.dtypes()))
     calls = job.program.calls()
-    if not any(is_dequantize(n) or is_integer(n) or is_float8(n) for n in calls):
+    if not _asks_for_quantization(job.recipe.options) and not any(is_dequantize(n) or is_integer(n) or is_float8(n) for n in calls):
         return own, 0.0
     lost = _lost(job)
     if not any(is_quantize(n) or is_float8(n) for n in calls):
         return own + lost.relative, 0.0
     loose, sqnr = QUANTIZED if own == stated else QUANTIZED_HALF
     return max(own, loose) + lost.relative, _added_noise(sqnr, lost.sqnr_db)
+
+
+def _asks_for_quantization(options: CompileOptions) -> bool:
+    """Whether the options put fake-quant nodes in: what codes of 4 bits become are no q/dq operators."""
+    return bool(options.quant) or "insert-fake-quant" in options.pipeline or any("insert-fake-quant" in text for _, text in options.insert)
 
 
 def _lost(job: Job) -> Distance:

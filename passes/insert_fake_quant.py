@@ -58,6 +58,8 @@ class InsertFakeQuant(Pass):
         for node in found:
             if not chosen[node].integers:
                 context.missed(node, f"stays in floating point: its scheme is {chosen[node].name}")
+            elif chosen[node].activation is None and not ops.has_weight(program, node):
+                context.missed(node, f"stays in floating point: it has no stored weight, and {chosen[node].name} quantizes weights alone")
         count = _insert_static(program, self, chosen, context)
         count += sum(_insert_dynamic(program, node, chosen[node], context) for node in found)
         count += _insert_weights(program, chosen, context)

@@ -4,7 +4,7 @@ NF4: 16 numbers, quantiles of the normal distribution, times one f32 scale a blo
 NVFP4: E2M1 numbers, times an E4M3 scale a block of 16, times one f32 scale a tensor. NVIDIA, TensorRT documentation, Working
 with Quantized Types: NVFP4.
 
-The codes are stored as uint8, two of them in a byte.
+Two codes share a byte, which is looked up in a table of 256 pairs.
 """
 
 from __future__ import annotations
@@ -40,6 +40,12 @@ def table(codes: str) -> torch.Tensor:
     return normal_quantiles() if codes == "nf4" else torch.tensor([*_E2M1, *(-v for v in _E2M1)])
 
 
+def pairs(codes: str) -> torch.Tensor:
+    """The two numbers of a byte, the low half first [256, 2] f32."""
+    numbers, byte = table(codes), torch.arange(256)
+    return torch.stack([numbers[byte & 15], numbers[byte >> 4]], 1)
+
+
 @dataclass(frozen=True)
 class Coded:
     """Codes u8 [blocks, size], scales of blocks [blocks, 1] f32 (E4M3 numbers for nvfp4) and of the tensor [1] f32."""
@@ -70,7 +76,7 @@ def decode(coded: Coded, kind: WeightFormat) -> torch.Tensor:
 
 
 def insert(program: Program, weight: fx.Node, before: fx.Node, kind: WeightFormat) -> fx.Node:
-    """table[codes] * scale in place of a weight, from two codes a byte; returns what its readers shall read."""
+    """pairs[byte] * scale in place of a weight; returns what its readers shall read."""
     held = program.weight(weight)
     coded = encode(held, kind)
     packed = coded.codes[:, ::2] | (coded.codes[:, 1::2] << 4)
@@ -86,9 +92,7 @@ def insert(program: Program, weight: fx.Node, before: fx.Node, kind: WeightForma
         return new
 
     data = stored("codes", packed)
-    low, high = call(aten.bitwise_and.Scalar, data, 15), call(aten.bitwise_right_shift.Tensor_Scalar, data, 4)
-    both = call(aten.stack.default, [low, high], 2)
-    numbers = call(aten.embedding.default, stored("table", table(kind.codes)[:, None]), call(aten.to.dtype, both, torch.int64))
+    numbers = call(aten.embedding.default, stored("pairs", pairs(kind.codes)), call(aten.to.dtype, data, torch.int32))
     scales = coded.scale if kind.codes == "nf4" else coded.scale.to(torch.float8_e4m3fn)
     scale = stored("scale", scales)
     if kind.codes == "nvfp4":

@@ -116,6 +116,30 @@ def test_what_goes_wrong_is_said_and_nothing_is_left(quantize, tmp_path, flags, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_in_which_nothing_can_be_quantized_is_an_error(edgecc, tmp_path):
+    result = edgecc("compile", f"{MODELS}:inverse", "--load", HOST, "--target", "quant_host", "-o", "out", "--quant", "int8")
+    assert result.code == 1 and "--quant int8 quantized nothing" in result.err and not (tmp_path / "out").exists()
+
+
+def test_keeping_every_layer_in_floating_point_is_an_error(quantize):
+    result = quantize("--quant", "int8", "--quant-layer", "^fc$=float")
+    assert result.code == 1 and "quantized nothing" in result.err and "its scheme is float" in result.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["nf4", "nvfp4"])
+def test_codes_of_four_bits_are_stored_as_such_and_run(tmp_path, scheme):
+    import torch
+
+    from edgecc import CompileOptions, compile
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(1024, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 1024)).eval()
+    result = compile(net, (torch.randn(2, 1024),), target="onnxruntime", options=CompileOptions(quant=scheme), output=tmp_path / "o")
+    assert result.report.model_bytes < 0.15 * result.report.original.bytes  # (4 + 32 / 64) / 32 bits and (4 + 8 / 16) / 32
+    assert all(layer["weight_bits"] == 4 for layer in result.report.quantization["layers"])
+
+
 def test_a_target_without_quantization_says_so(compile_small):
     result = compile_small("-o", "out", "--quant", "int8")
     assert result.code == 2 and "target 'torch_host' has no quantization" in result.err
