@@ -52,7 +52,7 @@ class OnnxRuntime(OnnxTarget):
 
     @property
     def quantization(self) -> QuantSupport:
-        return QuantSupport("convolutions", codes=("int", "nf4", "nvfp4"), precisions=("fp16",))
+        return QuantSupport("convolutions", codes=("int", "nf4"), precisions=("fp16",))
 
     @property
     def dialect(self) -> Dialect:

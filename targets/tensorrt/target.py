@@ -46,7 +46,11 @@ class TensorRT(OnnxTarget):
     @property
     def quantization(self) -> QuantSupport:
         return QuantSupport(
-            *("clean", True, (4, 8), (8,), (0, 64, 128)), asymmetric_weights=False, dynamic=False, precisions=("fp16", "bf16")
+            *("clean", True, (4, 8), (8,), (0, 64, 128)),
+            asymmetric_weights=False,
+            dynamic=False,
+            codes=("int", "nvfp4"),
+            precisions=("fp16", "bf16"),
         )
 
     @property

@@ -127,15 +127,19 @@ def test_keeping_every_layer_in_floating_point_is_an_error(quantize):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["nf4", "nvfp4"])
-def test_codes_of_four_bits_are_stored_as_such_and_run(tmp_path, scheme):
+@pytest.mark.parametrize(
+    ("scheme", "target", "options"), [("nf4", "onnxruntime", {}), ("nvfp4", "tensorrt", {"opset": 23, "profile": "10.15"})]
+)
+def test_codes_of_four_bits_are_stored_as_such_and_run(tmp_path, scheme, target, options):
     import torch
 
     from edgecc import CompileOptions, compile
+    from edgecc.registry import Registry
 
     torch.manual_seed(0)
+    backend = Registry.create().create_target(target, options)
     net = torch.nn.Sequential(torch.nn.Linear(1024, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 1024)).eval()
-    result = compile(net, (torch.randn(2, 1024),), target="onnxruntime", options=CompileOptions(quant=scheme), output=tmp_path / "o")
+    result = compile(net, (torch.randn(2, 1024),), target=backend, options=CompileOptions(quant=scheme), output=tmp_path / "o")
     assert result.report.model_bytes < 0.15 * result.report.original.bytes  # (4 + 32 / 64) / 32 bits and (4 + 8 / 16) / 32
     assert all(layer["weight_bits"] == 4 for layer in result.report.quantization["layers"])
 

@@ -70,7 +70,7 @@ def test_what_does_not_exist_is_refused(name, message):
         ("int4-weight", "groups of 32.*\n.*groups of 64/128"),
         ("int4-weight-g64-asym", "weights with zero points"),
         ("int8-dynamic", "scales computed when the model runs"),
-        ("nvfp4", "no nvfp4 weights"),
+        ("nf4", "no nf4 weights"),
         ("bf16", "no precision bf16"),
     ],
 )
