@@ -140,6 +140,36 @@ def rebase(x: Tensor) -> Tensor:
     return (x.to(torch.int16) + by).to(to)
 
 
+@_operator("linear_codes(Tensor x, Tensor codes, Tensor scale, Tensor? shift, Tensor? bias, int bits) -> Tensor")
+def linear_codes(x: Tensor, codes: Tensor, scale: Tensor, shift: Tensor | None, bias: Tensor | None, bits: int) -> Tensor:
+    """`x w^T + bias` for weights `code * scale + shift` of groups along the input, in floating point.
+
+    x [.., in] f32, codes [out, in] int8 of `bits` bits, scale and shift [out, groups] f32, bias [out] -> [.., out].
+    """
+    grouped = codes.to(scale.dtype).view(*scale.shape, -1) * scale.unsqueeze(-1)
+    weight = grouped if shift is None else grouped + shift.unsqueeze(-1)
+    return F.linear(x, weight.flatten(1), bias)
+
+
+@_operator(
+    "conv_codes(Tensor x, Tensor codes, Tensor scale, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
+)
+def conv_codes(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """A convolution by weights `code * scale`, in floating point. codes [out, in / groups, ..] int8, scale [out] f32."""
+    convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[codes.dim() - 2]
+    weight = codes.to(scale.dtype) * scale.view(-1, *[1] * (codes.dim() - 1))
+    return convolve(x, weight, bias, list(stride), list(padding), list(dilation), groups)
+
+
 integer = torch.ops.edgecc
 
 #: Operators that give int32 sums, which only `requantize` turns into codes.
@@ -157,9 +187,17 @@ SUMS: frozenset[Any] = frozenset(
 )
 
 
+_INTEGER = SUMS | {integer.requantize.default, integer.lookup.default, integer.rebase.default}
+
+
 def is_integer(node: fx.Node) -> bool:
-    """Whether a call is one of these operators."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "edgecc"
+    """Whether a call computes on integers alone; products of floats by stored codes do not."""
+    return node.target in _INTEGER
+
+
+def reads_codes(node: fx.Node) -> bool:
+    """Whether a call is one of these operators, or one of floats that reads constants as codes."""
+    return is_integer(node) or node.target in (integer.linear_codes.default, integer.conv_codes.default)
 
 
 def fixed_point(scale: Tensor) -> tuple[Tensor, int]:
