@@ -96,6 +96,26 @@ def window_sum_int32(x: Tensor, x_zero: int, kernel: Sequence[int], stride: Sequ
     return padded.sum(list(range(x.dim(), x.dim() + len(kernel))), dtype=torch.int32)
 
 
+@_operator("upsample_int32(Tensor x, int x_zero, int factor) -> Tensor")
+def upsample_int32(x: Tensor, x_zero: int, factor: int) -> Tensor:
+    """`x - x_zero`, the last two axes interpolated linearly to `factor` times their sizes, in steps of 1 / (2 factor)^2, int32.
+
+    Corners are not aligned: element i lies at `(i + 1/2) / factor - 1/2`, so that every weight is a whole number of steps.
+    """
+    rows, columns = (_interpolation(size, factor, x.device) for size in x.shape[-2:])
+    return rows @ _centered(x, x_zero) @ columns.t()
+
+
+def _interpolation(size: int, factor: int, device: torch.device) -> Tensor:
+    """The weights of `size` elements for each of `factor * size`, in steps of 1 / (2 factor): int32 [factor size, size]."""
+    place = 2 * torch.arange(factor * size, device=device) + 1 - factor
+    first, rest = torch.div(place, 2 * factor, rounding_mode="floor"), place % (2 * factor)
+    columns = torch.arange(size, device=device)
+    lower = (columns == first.clamp(0, size - 1).unsqueeze(1)).to(torch.int32)
+    upper = (columns == (first + 1).clamp(0, size - 1).unsqueeze(1)).to(torch.int32)
+    return lower * (2 * factor - rest).to(torch.int32).unsqueeze(1) + upper * rest.to(torch.int32).unsqueeze(1)
+
+
 @_operator("add_int32(Tensor x, Tensor other, int x_zero, int other_zero, int x_multiplier, int other_multiplier) -> Tensor")
 def add_int32(x: Tensor, other: Tensor, x_zero: int, other_zero: int, x_multiplier: int, other_multiplier: int) -> Tensor:
     """`(x - x_zero) x_multiplier + (other - other_zero) other_multiplier`, broadcast, int32. Multipliers are below 2^15 in magnitude."""
@@ -180,6 +200,7 @@ SUMS: frozenset[Any] = frozenset(
         integer.matmul_int32.default,
         integer.sum_int32.default,
         integer.window_sum_int32.default,
+        integer.upsample_int32.default,
         integer.add_int32.default,
         integer.mul_int32.default,
         integer.rescale_int32.default,

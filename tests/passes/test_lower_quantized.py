@@ -154,6 +154,7 @@ def test_codes_move_as_numbers_do(name: str) -> None:
 
 
 AVERAGES = {
+    "interpolation": lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
     "mean": lambda x: x.mean((2, 3)),
     "adaptive": lambda x: F.adaptive_avg_pool2d(x, 1),
     "windows": lambda x: F.avg_pool2d(x, 3, 2, 1),

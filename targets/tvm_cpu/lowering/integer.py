@@ -192,6 +192,29 @@ def _window_sum(
     return b.op("subtract", sums, b.constant(x_zero * int(np.prod(kernel)), _SUM)) if x_zero else sums
 
 
+def _upsample(b: Builder, node: fx.Node, x: Expr, x_zero: int, factor: int) -> Expr:
+    """The four neighbours of each element, weighted by the halves of a step that it lies from the other two of them."""
+    from tvm import tirx
+
+    sizes = b.shape(node)
+    step = 2 * factor
+
+    def axis(place: Any, size: Any) -> list[tuple[Any, Any]]:
+        """Two neighbours along an axis and their weights."""
+        moved = place * 2 + (1 - factor)
+        first, rest = tirx.floordiv(moved, int64(step)), tirx.floormod(moved, int64(step)).astype(_SUM)
+        last = size - 1
+        inside = [tirx.max(tirx.min(first + k, last), int64(0)) for k in (0, 1)]
+        return [(inside[0], tirx.const(step, _SUM) - rest), (inside[1], rest)]
+
+    def element(t: Any, *index: Any) -> Any:
+        rows, columns = (axis(i, n) for i, n in zip(index[-2:], t.shape[-2:], strict=True))
+        parts = [t(*index[:-2], r, c).astype(_SUM) * (v * w) for r, v in rows for c, w in columns]
+        return parts[0] + parts[1] + parts[2] + parts[3] - tirx.const(x_zero * step * step, _SUM)
+
+    return b.compute("upsample", sizes, element, x)
+
+
 def _add(b: Builder, node: fx.Node, x: Expr, other: Expr, x_zero: int, other_zero: int, x_multiplier: int, other_multiplier: int) -> Expr:
     from tvm import tirx
 
@@ -340,6 +363,7 @@ HANDLERS: Handlers = {
     **handlers(_product, integer.matmul_int32.default),
     **handlers(_sum, integer.sum_int32.default),
     **handlers(_window_sum, integer.window_sum_int32.default),
+    **handlers(_upsample, integer.upsample_int32.default),
     **handlers(_add, integer.add_int32.default),
     **handlers(_mul, integer.mul_int32.default),
     **handlers(_rescale, integer.rescale_int32.default),
