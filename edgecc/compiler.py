@@ -18,7 +18,7 @@ from edgecc import artifact, data, reference, verification
 from edgecc.analysis.cost import cost
 from edgecc.diagnostics import Progress, Silent, nearest
 from edgecc.errors import CaptureError, ContractError, UsageError
-from edgecc.ir.integer import is_integer
+from edgecc.ir.integer import reads_codes
 from edgecc.ir.program import Program
 from edgecc.ir.quantized import is_dequantize, is_float8, is_quantize
 from edgecc.ir.signature import TensorSpec
@@ -313,7 +313,7 @@ def _bounds(job: Job) -> tuple[float, float]:
         return stated, 0.0
     own = max(job.target.tolerance or stated, rounding(job.program.dtypes()))
     calls = job.program.calls()
-    if not _asks_for_quantization(job.recipe.options) and not any(is_dequantize(n) or is_integer(n) or is_float8(n) for n in calls):
+    if not _asks_for_quantization(job.recipe.options) and not any(is_dequantize(n) or reads_codes(n) or is_float8(n) for n in calls):
         return own, 0.0
     lost = _lost(job)
     if not any(is_quantize(n) or is_float8(n) for n in calls):

@@ -3,7 +3,8 @@
 `quantize(op(dequantize(a), dequantize(b)))` is a sum of products of codes, exact in int32, and one multiplication with
 rounding that takes it to the codes of the result: Jacob et al. 2018, equations 4 to 7. Bias and zero points are part of
 the sum, clamps are bounds of the codes. What is pointwise between codes and codes is a table of its 256 results, and what
-moves elements moves codes. Sums whose result is not quantized become floats in one multiplication.
+moves elements moves codes. Sums whose result is not quantized become floats in one multiplication. A constant that floats
+are multiplied with, or that rows are taken from, stays integers until it is used.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from edgecc.quantization.integer.dynamic import DynamicLowering
 from edgecc.quantization.integer.emission import emit_codes, emit_floats, emit_sums
 from edgecc.quantization.integer.movement import move_codes
 from edgecc.quantization.integer.signs import store_codes
+from edgecc.quantization.integer.stored import keep_stored
 from edgecc.quantization.integer.sums import NotIntegerError, Sums, sums_of
 from edgecc.quantization.integer.tables import table_of
 
@@ -56,8 +58,8 @@ class LowerQuantized(Pass):
         lowering = _Lowering(program, context, DynamicLowering(program, dtype))
         for node in program.calls(*QUANTIZE):
             changed += lowering.quantize(node)
-        for node in program.calls(*_WEIGHTED):
-            changed += lowering.keep_float(node)
+        for node in program.calls(*_WEIGHTED, aten.embedding.default):
+            changed += lowering.keep_float(node) or lowering.keep_stored(node)
         return changed
 
 
@@ -102,6 +104,17 @@ class _Lowering:
         if new is None:
             return False
         self.context.applied(node, "sums of integers, read as floats")
+        self.program.replace(node, new)
+        return True
+
+    def keep_stored(self, node: fx.Node) -> bool:
+        """Keep the integers of a constant that floats are multiplied with."""
+        if node._erased:
+            return False
+        new = keep_stored(self.program, node)
+        if new is None:
+            return False
+        self.context.applied(node, "floats, by constants that stay integers")
         self.program.replace(node, new)
         return True
 

@@ -28,6 +28,7 @@ def main() -> None:
         "arm": arm,
         "compile": lambda _: compile_time(),
         "graph": lambda _: graph(),
+        "integers": integers,
         "onnx": onnx,
         "quantization": quantization,
         "quantized": lambda _: quantized(),
@@ -47,6 +48,10 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="arm: measure the peers again")
     parser.add_argument("--threads", type=int, default=1, help="x86: of each runtime; more than one: each alone")
     parser.add_argument("--seconds", type=float, default=5.0, help="x86, onnx: for each runtime and model")
+    parser.add_argument("--inputs", type=int, default=100, help="integers: how many are compared on every CPU")
+    parser.add_argument(
+        "--parts", nargs="+", choices=("identity", "arm", "x86"), default=["identity", "arm", "x86"], help="integers: which of them"
+    )
     args = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     for name in args.names:
@@ -66,6 +71,19 @@ def x86(args: argparse.Namespace) -> None:
     from benchmarks import arm, x86
 
     x86.table(arm.names_of(args.models), args.threads, seconds=args.seconds)
+
+
+def integers(args: argparse.Namespace) -> None:
+    """All-integer models: the same bits on every CPU, and instructions and time beside ONNX Runtime's static quantizer."""
+    from benchmarks import integers
+
+    names = args.models or integers.MODELS
+    if "identity" in args.parts:
+        integers.identity(names, args.inputs)
+    if "arm" in args.parts:
+        integers.instructions(names)
+    if "x86" in args.parts:
+        integers.speed(names, args.seconds)
 
 
 def onnx(args: argparse.Namespace) -> None:

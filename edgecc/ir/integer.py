@@ -96,6 +96,26 @@ def window_sum_int32(x: Tensor, x_zero: int, kernel: Sequence[int], stride: Sequ
     return padded.sum(list(range(x.dim(), x.dim() + len(kernel))), dtype=torch.int32)
 
 
+@_operator("upsample_int32(Tensor x, int x_zero, int factor) -> Tensor")
+def upsample_int32(x: Tensor, x_zero: int, factor: int) -> Tensor:
+    """`x - x_zero`, the last two axes interpolated linearly to `factor` times their sizes, in steps of 1 / (2 factor)^2, int32.
+
+    Corners are not aligned: element i lies at `(i + 1/2) / factor - 1/2`, so that every weight is a whole number of steps.
+    """
+    rows, columns = (_interpolation(size, factor, x.device) for size in x.shape[-2:])
+    return rows @ _centered(x, x_zero) @ columns.t()
+
+
+def _interpolation(size: int, factor: int, device: torch.device) -> Tensor:
+    """The weights of `size` elements for each of `factor * size`, in steps of 1 / (2 factor): int32 [factor size, size]."""
+    place = 2 * torch.arange(factor * size, device=device) + 1 - factor
+    first, rest = torch.div(place, 2 * factor, rounding_mode="floor"), place % (2 * factor)
+    columns = torch.arange(size, device=device)
+    lower = (columns == first.clamp(0, size - 1).unsqueeze(1)).to(torch.int32)
+    upper = (columns == (first + 1).clamp(0, size - 1).unsqueeze(1)).to(torch.int32)
+    return lower * (2 * factor - rest).to(torch.int32).unsqueeze(1) + upper * rest.to(torch.int32).unsqueeze(1)
+
+
 @_operator("add_int32(Tensor x, Tensor other, int x_zero, int other_zero, int x_multiplier, int other_multiplier) -> Tensor")
 def add_int32(x: Tensor, other: Tensor, x_zero: int, other_zero: int, x_multiplier: int, other_multiplier: int) -> Tensor:
     """`(x - x_zero) x_multiplier + (other - other_zero) other_multiplier`, broadcast, int32. Multipliers are below 2^15 in magnitude."""
@@ -140,6 +160,36 @@ def rebase(x: Tensor) -> Tensor:
     return (x.to(torch.int16) + by).to(to)
 
 
+@_operator("linear_codes(Tensor x, Tensor codes, Tensor scale, Tensor? shift, Tensor? bias, int bits) -> Tensor")
+def linear_codes(x: Tensor, codes: Tensor, scale: Tensor, shift: Tensor | None, bias: Tensor | None, bits: int) -> Tensor:
+    """`x w^T + bias` for weights `code * scale + shift` of groups along the input, in floating point.
+
+    x [.., in] f32, codes [out, in] int8 of `bits` bits, scale and shift [out, groups] f32, bias [out] -> [.., out].
+    """
+    grouped = codes.to(scale.dtype).view(*scale.shape, -1) * scale.unsqueeze(-1)
+    weight = grouped if shift is None else grouped + shift.unsqueeze(-1)
+    return F.linear(x, weight.flatten(1), bias)
+
+
+@_operator(
+    "conv_codes(Tensor x, Tensor codes, Tensor scale, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
+)
+def conv_codes(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """A convolution by weights `code * scale`, in floating point. codes [out, in / groups, ..] int8, scale [out] f32."""
+    convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[codes.dim() - 2]
+    weight = codes.to(scale.dtype) * scale.view(-1, *[1] * (codes.dim() - 1))
+    return convolve(x, weight, bias, list(stride), list(padding), list(dilation), groups)
+
+
 integer = torch.ops.edgecc
 
 #: Operators that give int32 sums, which only `requantize` turns into codes.
@@ -150,6 +200,7 @@ SUMS: frozenset[Any] = frozenset(
         integer.matmul_int32.default,
         integer.sum_int32.default,
         integer.window_sum_int32.default,
+        integer.upsample_int32.default,
         integer.add_int32.default,
         integer.mul_int32.default,
         integer.rescale_int32.default,
@@ -157,9 +208,17 @@ SUMS: frozenset[Any] = frozenset(
 )
 
 
+_INTEGER = SUMS | {integer.requantize.default, integer.lookup.default, integer.rebase.default}
+
+
 def is_integer(node: fx.Node) -> bool:
-    """Whether a call is one of these operators."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "edgecc"
+    """Whether a call computes on integers alone; products of floats by stored codes do not."""
+    return node.target in _INTEGER
+
+
+def reads_codes(node: fx.Node) -> bool:
+    """Whether a call is one of these operators, or one of floats that reads constants as codes."""
+    return is_integer(node) or node.target in (integer.linear_codes.default, integer.conv_codes.default)
 
 
 def fixed_point(scale: Tensor) -> tuple[Tensor, int]:

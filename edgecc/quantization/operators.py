@@ -34,6 +34,7 @@ JOINS = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor})
 POOLS = frozenset(
     {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default} | {aten.mean.dim}
 )
+RESIZES = frozenset({aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default})
 CONCATENATIONS = frozenset({aten.cat.default})
 #: Functions of one number, which a table of 256 entries holds.
 TABLES = frozenset(
@@ -41,7 +42,7 @@ TABLES = frozenset(
     | {aten.hardsigmoid.default, aten.elu.default, aten.leaky_relu.default, aten.selu.default, aten.softplus.default}
     | {aten.mish.default, aten.exp.default, aten.erf.default}
 )
-FOLLOWERS = CLAMPS | MOVES | JOINS | POOLS | CONCATENATIONS | TABLES
+FOLLOWERS = CLAMPS | MOVES | JOINS | POOLS | RESIZES | CONCATENATIONS | TABLES
 
 #: Position of the operand that is summed over, of the weight, and the weight's axes of output channels and of what is summed.
 _OPERANDS: dict[Any, tuple[int, int]] = {

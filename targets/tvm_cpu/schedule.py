@@ -12,6 +12,7 @@ from edgecc.targets.tvm_cpu.schedules.contraction import narrow
 from edgecc.targets.tvm_cpu.schedules.core import CORES
 from edgecc.targets.tvm_cpu.schedules.module import Choice, schedule_functions
 from edgecc.targets.tvm_cpu.schedules.stage import NotStagesError, read
+from edgecc.targets.tvm_cpu.schedules.weight_form import weight_form
 
 if TYPE_CHECKING:
     import tvm
@@ -48,7 +49,8 @@ def _sums_codes(name: str, function: tvm.tirx.PrimFunc) -> bool:
         kernel = read(name, function)
     except NotStagesError:
         return False
-    return any(s.combine == "sum" and isinstance(s.term, tirx.Mul) and narrow(s.term.a) is not s.term.a for s in kernel.stages)
+    products = [s.term for s in kernel.stages if s.combine == "sum" and isinstance(s.term, tirx.Mul)]
+    return any(narrow(t.a) is not t.a or weight_form(t.b) is not None for t in products)
 
 
 def schedule(module: tvm.IRModule, machine: Machine, prefer: str = "speed") -> tuple[tvm.IRModule, list[Choice]]:

@@ -84,6 +84,14 @@ def test_products_sums_and_windows_are_exact() -> None:
     assert torch.equal(got.double(), F.avg_pool2d(image.double() - 5, (3, 2), 2, (1, 0), divisor_override=1))
 
 
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_interpolation_is_exact_in_steps_of_its_weights(factor: int) -> None:
+    x = codes(2, 3, 5, 4)
+    got = integer.upsample_int32(x, 5, factor)
+    want = F.interpolate(x.double() - 5, scale_factor=factor, mode="bilinear") * (2 * factor) ** 2
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-9)  # thirds are rounded in float64
+
+
 def test_additions_and_products_broadcast() -> None:
     x, other = codes(2, 3, 4), codes(3, 1, seed=1)
     assert torch.equal(integer.add_int32(x, other, 2, -9, 30000, -17).double(), (x.double() - 2) * 30000 + (other.double() + 9) * -17)

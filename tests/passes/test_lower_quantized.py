@@ -154,6 +154,7 @@ def test_codes_move_as_numbers_do(name: str) -> None:
 
 
 AVERAGES = {
+    "interpolation": lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
     "mean": lambda x: x.mean((2, 3)),
     "adaptive": lambda x: F.adaptive_avg_pool2d(x, 1),
     "windows": lambda x: F.avg_pool2d(x, 3, 2, 1),
@@ -315,3 +316,32 @@ def test_two_layers_of_one_input_quantize_it_once() -> None:
     apply(LowerQuantized(), program)
     kinds = operators(program)
     assert kinds.count("edgecc.linear_int32") == 2 and kinds.count("aten.amax") == 1
+
+
+def test_constants_of_floats_stay_integers() -> None:
+    class Stored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.register_buffer("table", torch.randint(-127, 128, (11, 8), generator=generator).to(torch.int8))
+            self.register_buffer("rows", torch.rand(11, generator=generator))
+            self.register_buffer("weight", torch.randint(-8, 8, (6, 8), generator=generator).to(torch.int8))
+            self.register_buffer("scales", torch.rand(6, 2, generator=generator))
+            self.register_buffer("kernel", torch.randint(-127, 128, (5, 6, 1), generator=generator).to(torch.int8))
+            self.register_buffer("channels", torch.rand(5, generator=generator))
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            table = quantized.dequantize_per_channel(self.table, self.rows, None, 0, -127, 127, torch.int8)
+            weight = quantized.dequantize_per_channel_group(self.weight, self.scales, None, -8, 7, torch.int8, 4, torch.float32)
+            kernel = quantized.dequantize_per_channel(self.kernel, self.channels, None, 0, -127, 127, torch.int8)
+            return F.conv1d(F.linear(F.embedding(tokens, table), weight).transpose(1, 2), kernel)
+
+    tokens = torch.tensor([[1, 10, 0], [4, 4, 7]])
+    program = trace_function(Stored(), tokens)
+    want = program(tokens)[0]
+    count, _ = apply(LowerQuantized(), program)
+    kinds = operators(program)
+    assert count == 3 and not any("dequantize" in k for k in kinds), kinds
+    assert kinds.count("edgecc.linear_codes") == kinds.count("edgecc.conv_codes") == 1 and kinds.count("aten.embedding") == 2
+    assert {t.dtype for n, t in program.weights().items() if t.numel() > 20} == {torch.int8}
+    torch.testing.assert_close(program(tokens)[0], want, rtol=1e-6, atol=1e-6)

@@ -90,7 +90,7 @@ def test_convolutions(cpu, tmp_path):
 
 
 class Rest(nn.Module):
-    """Everything else on codes: sums of two, products of two, windows, averages, tables, other grids, computed matrices."""
+    """Everything else on codes: sums of two, products of two, windows, averages, interpolation, tables, other grids, computed matrices."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -108,6 +108,8 @@ class Rest(nn.Module):
             self.average(integer.sum_int32(x, z, [2, 3], True)),
             self.window(integer.window_sum_int32(x, z, [3, 2], [2, 2], [1, 0])),
             self.rescale(integer.rescale_int32(x, z)),
+            self.window(integer.upsample_int32(x, z, 2)),
+            self.window(integer.upsample_int32(y, z, 3)),
             integer.lookup(x, self.table),
             torch.cat([x, y], 1),
             nn.functional.max_pool2d(x, 3, 2, 1),

@@ -178,6 +178,21 @@ def _pool(program: Program, node: fx.Node) -> Sums:
     return Sums(integer.window_sum_int32.default, (codes.node, codes.grid.zero, kernel, stride, padding), scale)
 
 
+def _upsample(program: Program, node: fx.Node) -> Sums:
+    bound = bound_arguments(node)
+    codes, given, made = _codes(program, bound["input"]), bound["input"].meta["val"].shape, node.meta["val"].shape
+    sizes = [*zip(given[-2:], made[-2:], strict=True)]
+    if bound["align_corners"] or not all(isinstance(n, int) and isinstance(m, int) and m % n == 0 for n, m in sizes):
+        raise NotIntegerError("it does not interpolate to a whole multiple of fixed sizes")
+    factors = {m // n for n, m in sizes}
+    if len(factors) != 1:
+        raise NotIntegerError("it enlarges its axes by different factors")
+    factor = factors.pop()
+    check_sums(codes.reach * (2 * factor) ** 2)
+    scale = torch.tensor(codes.grid.scale / (2 * factor) ** 2, dtype=torch.float64)
+    return Sums(integer.upsample_int32.default, (codes.node, codes.grid.zero, factor), scale)
+
+
 def _codes(program: Program, node: Any) -> Codes:
     found = activation(program, node)
     if found is None or program.is_weight(found.node):
@@ -233,4 +248,5 @@ _READERS: dict[Any, Callable[[Program, fx.Node], Sums]] = {
     aten.mean.dim: _mean,
     **dict.fromkeys((aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default), _adaptive_pool),
     **dict.fromkeys((aten.avg_pool1d.default, aten.avg_pool2d.default), _pool),
+    **dict.fromkeys((aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default), _upsample),
 }

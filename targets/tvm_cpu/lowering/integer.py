@@ -192,6 +192,29 @@ def _window_sum(
     return b.op("subtract", sums, b.constant(x_zero * int(np.prod(kernel)), _SUM)) if x_zero else sums
 
 
+def _upsample(b: Builder, node: fx.Node, x: Expr, x_zero: int, factor: int) -> Expr:
+    """The four neighbours of each element, weighted by the halves of a step that it lies from the other two of them."""
+    from tvm import tirx
+
+    sizes = b.shape(node)
+    step = 2 * factor
+
+    def axis(place: Any, size: Any) -> list[tuple[Any, Any]]:
+        """Two neighbours along an axis and their weights."""
+        moved = place * 2 + (1 - factor)
+        first, rest = tirx.floordiv(moved, int64(step)), tirx.floormod(moved, int64(step)).astype(_SUM)
+        last = size - 1
+        inside = [tirx.max(tirx.min(first + k, last), int64(0)) for k in (0, 1)]
+        return [(inside[0], tirx.const(step, _SUM) - rest), (inside[1], rest)]
+
+    def element(t: Any, *index: Any) -> Any:
+        rows, columns = (axis(i, n) for i, n in zip(index[-2:], t.shape[-2:], strict=True))
+        parts = [t(*index[:-2], r, c).astype(_SUM) * (v * w) for r, v in rows for c, w in columns]
+        return parts[0] + parts[1] + parts[2] + parts[3] - tirx.const(x_zero * step * step, _SUM)
+
+    return b.compute("upsample", sizes, element, x)
+
+
 def _add(b: Builder, node: fx.Node, x: Expr, other: Expr, x_zero: int, other_zero: int, x_multiplier: int, other_multiplier: int) -> Expr:
     from tvm import tirx
 
@@ -249,19 +272,98 @@ def _elementwise(b: Builder, name: str, x: Expr, to: str, element: Callable[[Any
     return b.compute(name, shape(x), lambda t, *i: element(t(*i).astype("int16")).astype(to), x)
 
 
+def _linear_codes(b: Builder, node: fx.Node, x: Expr, codes: Expr, scale: Expr, shift: Expr | None, bias: Expr | None, bits: int) -> Expr:
+    """Products by weights that stay integers: a scale for each output is applied to the sums, one for each group to its part."""
+    array, scales = b.value(codes), b.value(scale)
+    groups, depth = scales.shape[1], array.shape[1]
+    plain = groups == 1 and shift is None
+    packs = bits <= 4 and depth // groups % 2 == 0
+    held = b.constant(np.ascontiguousarray((_in_pairs(array) if packs else array).T), "int8")
+    operands = [x, held]
+    if not plain:
+        operands += [b.constant(np.ascontiguousarray(b.value(v).T), "float32") for v in (scale, shift) if v is not None]
+    sums = b.te("matmul", lambda *args: _codes_product(groups, packs, *args), *operands)
+    if plain:
+        sums = b.op("multiply", sums, b.constant(scales[:, 0], "float32"))
+    return sums if bias is None else b.op("add", sums, bias)
+
+
+def _in_pairs(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Two codes of four bits in a byte, the first in its lower half. [out, in] -> [out, in / 2]."""
+    first, second = codes[:, ::2].astype(np.int32), codes[:, 1::2].astype(np.int32)
+    bytes_: np.ndarray[Any, Any] = (first & 15 | (second & 15) << 4).astype(np.uint8).view(np.int8)
+    return bytes_
+
+
+def _codes_product(groups: int, packs: bool, x: Any, codes: Any, scale: Any = None, shift: Any = None) -> Any:
+    """x [.., k] times codes [k, n], or [k / 2, n] in pairs; scale and shift [groups, n]."""
+    from tvm import te
+
+    from edgecc.targets.tvm_cpu.vector_math.intrinsics import nibble
+
+    each = int(codes.shape[0]) // groups
+    g, k, h = te.reduce_axis((0, groups), "g"), te.reduce_axis((0, each), "k"), te.reduce_axis((0, 2), "h")
+
+    def weight(n: Any) -> Any:
+        byte = codes(g * each + k, n)
+        value = (nibble(byte, h) if packs else byte).astype("float32")
+        value = value if scale is None else value * scale(g, n)
+        return value if shift is None else value + shift(g, n)
+
+    def element(*index: Any) -> Any:
+        at = (g * each + k) * 2 + h if packs else g * each + k
+        return te.sum(x(*index[:-1], at) * weight(index[-1]), axis=[g, k, h] if packs else [g, k])
+
+    return te.compute([*x.shape[:-1], codes.shape[1]], element, name="sums")
+
+
+def _conv_codes(
+    b: Builder,
+    node: fx.Node,
+    x: Expr,
+    codes: Expr,
+    scale: Expr,
+    bias: Expr | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Expr:
+    from tvm import topi
+
+    def convolve(data: Any, kernel: Any) -> Any:
+        if any(padding):
+            width = [int64(w) for w in (0, 0, *padding)]
+            data = topi.nn.pad(data, width, width, pad_value=0.0)
+        return topi.nn.conv(data, kernel, list(stride), 0, list(dilation), groups, _layout(stride), out_dtype="float32")
+
+    def channels(values: Expr) -> Expr:
+        return b.constant(b.value(values).reshape(1, -1, *[1] * len(stride)), "float32")
+
+    if groups > 1 and shape(codes)[1] == 1:  # a few bytes a channel, which have no kernel of their own
+        floats = b.value(codes).astype(np.float32) * b.value(scale).reshape(-1, *[1] * (len(stride) + 1))
+        sums = b.te(f"conv{len(stride)}d", convolve, x, b.constant(floats, "float32"))
+    else:
+        sums = b.op("multiply", b.te(f"conv{len(stride)}d", convolve, x, codes), channels(scale))
+    return sums if bias is None else b.op("add", sums, channels(bias))
+
+
 def _refuse_weights(node: fx.Node) -> str | None:
     """The kernels pack weights at compile time."""
     bound = arguments_of(node)
-    computed = [k for k in ("weight", "bias") if isinstance(bound.get(k), fx.Node) and bound[k].op != "get_attr"]
+    computed = [k for k in ("weight", "bias", "codes", "scale", "shift") if isinstance(bound.get(k), fx.Node) and bound[k].op != "get_attr"]
     return f"its {' and its '.join(computed)} is computed at run time" if computed else None
 
 
 HANDLERS: Handlers = {
     **handlers(_linear, integer.linear_int32.default, refuse=_refuse_weights),
     **handlers(_conv, integer.conv_int32.default, refuse=_refuse_weights),
+    **handlers(_linear_codes, integer.linear_codes.default, refuse=_refuse_weights),
+    **handlers(_conv_codes, integer.conv_codes.default, refuse=_refuse_weights),
     **handlers(_product, integer.matmul_int32.default),
     **handlers(_sum, integer.sum_int32.default),
     **handlers(_window_sum, integer.window_sum_int32.default),
+    **handlers(_upsample, integer.upsample_int32.default),
     **handlers(_add, integer.add_int32.default),
     **handlers(_mul, integer.mul_int32.default),
     **handlers(_rescale, integer.rescale_int32.default),

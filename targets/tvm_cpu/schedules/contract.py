@@ -32,7 +32,7 @@ def contract(kernel: Kernel, core: Core, constants: frozenset[int]) -> Plan | No
     stage, contraction = found[0]
     epilogue = epilogue_of(kernel, stage, contraction.column.var)
     dtype = str(stage.buffer.ty.dtype)
-    if epilogue is None or not dtype.startswith("float"):
+    if epilogue is None or not dtype.startswith("float") or contraction.form:
         return None
     constant = any(kernel.params[i].same_as(contraction.right.load.source) for i in constants)
     if not constant and (not contraction.rows or _small(Group(contraction.rows).extent)):

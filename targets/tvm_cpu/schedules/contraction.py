@@ -14,6 +14,7 @@ from typing import Any
 from edgecc.targets.tvm_cpu.schedules.access import Linear, equal, linear
 from edgecc.targets.tvm_cpu.schedules.code import Expr, index
 from edgecc.targets.tvm_cpu.schedules.stage import Axis, Kernel, Stage, replace, variables
+from edgecc.targets.tvm_cpu.schedules.weight_form import WeightForm, weight_form
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Operand:
 
 @dataclass(frozen=True)
 class Contraction:
-    """`where` gives each axis of the stage in terms of the axes here (a channel of groups is two of them)."""
+    """`where` gives each axis of the stage in terms of the axes here (a channel of groups is two of them). `form`: how the right
+    operand becomes floats where it is stored as integers; its load is then the operand's.
+    """
 
     stage: Stage
     where: Mapping[Any, Expr]
@@ -60,6 +63,7 @@ class Contraction:
     rows: tuple[Axis, ...]
     column: Axis
     depth: tuple[Axis, ...]
+    form: WeightForm | None = None
 
 
 def recognise(kernel: Kernel, stage: Stage) -> Contraction | None:
@@ -69,7 +73,10 @@ def recognise(kernel: Kernel, stage: Stage) -> Contraction | None:
     if stage.combine != "sum" or not isinstance(stage.term, tirx.Mul) or not _zero(stage.init):
         return None
     axes, where = _split_groups(stage)
-    first, second = (_regroup(_resolve(kernel, narrow(x)), axes, where) for x in (stage.term.a, stage.term.b))
+    factors = [stage.term.a, stage.term.b]
+    forms = [weight_form(x) for x in factors]
+    loads = [form.load if form else narrow(x) for form, x in zip(forms, factors, strict=True)]
+    first, second = (_regroup(_resolve(kernel, x), axes, where) for x in loads)
     spatial = [a for a in axes if a.extent != 1]
     depth = [a for a in stage.reduction if a.extent != 1]
     unit = {a.var: index(0) for a in (*axes, *stage.reduction) if a.extent == 1}
@@ -78,7 +85,8 @@ def recognise(kernel: Kernel, stage: Stage) -> Contraction | None:
     column = spatial[-1] if spatial else Axis(tirx.Var("column", "int64"), 1)
     if column.var in variables(first):
         first, second = second, first
-    if column.var in variables(first):
+        forms.reverse()
+    if column.var in variables(first) or forms[0]:
         return None
     everything = [a.var for a in (*spatial, *depth)]
     operands = []
@@ -92,11 +100,11 @@ def recognise(kernel: Kernel, stage: Stage) -> Contraction | None:
     batch = tuple(a for a in others if a.var in right.place.strides)
     rows = tuple(a for a in others if a.var not in right.place.strides)
     ordered = sorted(depth, key=lambda a: -_weight(left.place.stride(a)))
-    return Contraction(stage, where, left, right, batch, rows, column, tuple(ordered))
+    return Contraction(stage, where, left, right, batch, rows, column, tuple(ordered), forms[1])
 
 
 def narrow(factor: Expr) -> Expr:
-    """A factor of a sum of 32-bit integers as the shorter integer that it is made of; any other factor as it is."""
+    """A factor as the shorter integer that it is made of; any other factor as it is."""
     from tvm import tirx
 
     return factor.value if isinstance(factor, tirx.Cast) and str(factor.value.ty.dtype) in ("int8", "uint8", "int16") else factor

@@ -102,7 +102,8 @@ def match(kernel: Kernel) -> Depthwise | None:
     channels = stage.axes[-1]
     if channels.extent == 1 or not isinstance(channels.extent, int):
         return None
-    loads = [_without(stage, narrow(x)) for x in (stage.term.a, stage.term.b)]
+    short = str(stage.buffer.ty.dtype) == "int32"
+    loads = [_without(stage, narrow(x) if short else x) for x in (stage.term.a, stage.term.b)]
     if not all(isinstance(x, tvm.ir.TensorLoad) and _uses(x, channels.var) for x in loads):
         return None
     spatial = [a.var for a in stage.axes[:-1]]

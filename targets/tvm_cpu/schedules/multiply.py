@@ -12,8 +12,38 @@ from edgecc.targets.tvm_cpu.schedules.product import Place, Product
 VECTOR = 4  # elements along the depth that are loaded at once and multiplied by lane
 
 
+#: The vector of the packed right operand for step `k`, columns from `column` on: `load(right, at, k, column, width, lanes)`.
+Load = Callable[[Buffer, Expr, int, int, int, int], Expr]
+Run = Callable[[Group, Expr, Expr], None]
+
+
 def multiply_floats(code: Code, product: Product, buffers: tuple[Buffer, Buffer], place: Place, sums: Buffer) -> None:
     """Write `sums += left * right`; see `product.Multiply`."""
+    run = float_run(code, product, buffers, row_bases(code, product, place), place, sums, _plain)
+    if product.left.panel:
+        run(Group(tuple(a for g in product.depth for a in g.axes)), index(0), place.right)
+    else:
+        walk_depth(code, product, place.right, place.vectors * product.tile.lanes, run)
+
+
+def _plain(right: Buffer, at: Expr, k: int, column: int, width: int, lanes: int) -> Expr:
+    return right[vector(at + k * width + column, lanes)]
+
+
+def float_run(
+    code: Code,
+    product: Product,
+    buffers: tuple[Buffer, Buffer],
+    bases: Sequence[Expr],
+    place: Place,
+    sums: Buffer,
+    load: Load,
+    density: int = 1,
+) -> Run:
+    """What writes the products of one group of the depth: `run(group, at_left, at_right)`.
+
+    `bases`: see `row_bases`. `density`: steps of the depth in an element of the right operand.
+    """
     from tvm import tirx
 
     left, right = buffers
@@ -23,7 +53,6 @@ def multiply_floats(code: Code, product: Product, buffers: tuple[Buffer, Buffer]
     last = product.depth[-1]
     stride = product.left.place.stride(last.axes[-1]) if last.axes else 0
     by_lane = not product.left.panel and tile.left == "lane" and isinstance(stride, int) and stride == 1
-    bases = row_bases(code, product, place)
 
     def advance(steps: int, at_left: Expr, at_right: Expr, by_lane: bool) -> None:
         """`steps` steps from these offsets on."""
@@ -43,7 +72,7 @@ def multiply_floats(code: Code, product: Product, buffers: tuple[Buffer, Buffer]
                 values = [held]
             for j in range(vectors):
                 held = code.local(f"b{k}_{j}", lanes, dtype)
-                code.store(held, [vector(0, lanes)], right[vector(at_right + k * width + j * lanes, lanes)])
+                code.store(held, [vector(0, lanes)], load(right, at_right, k, j * lanes, width, lanes))
                 across.append(held)
             for i in range(height):
                 if by_lane:
@@ -61,23 +90,20 @@ def multiply_floats(code: Code, product: Product, buffers: tuple[Buffer, Buffer]
         step = 1 if product.left.panel else stride
         whole = extent // steps if isinstance(extent, int) else tirx.floordiv(index(extent), index(steps))
         with code.loop("k", whole) as k:
-            advance(steps, at_left + k * steps * step, at_right + k * (steps * width), by_lane)
+            advance(steps, at_left + k * steps * step, at_right + k * (steps * width // density), by_lane)
         if isinstance(extent, int):
             done = whole * steps
             if by_lane and extent - done >= VECTOR:
-                advance(VECTOR, at_left + done * step, at_right + done * width, True)
+                advance(VECTOR, at_left + done * step, at_right + done * width // density, True)
                 done += VECTOR
             if extent > done:
-                advance(extent - done, at_left + done * step, at_right + done * width, False)
+                advance(extent - done, at_left + done * step, at_right + done * width // density, False)
         else:
             with code.loop("k", index(extent) - whole * steps) as k:
                 done = whole * steps + k
                 advance(1, at_left + done * step, at_right + done * width, False)
 
-    if product.left.panel:
-        run(Group(tuple(a for g in product.depth for a in g.axes)), index(0), place.right)
-    else:
-        walk_depth(code, product, place.right, width, run)
+    return run
 
 
 def row_bases(code: Code, product: Product, place: Place) -> list[Expr]:

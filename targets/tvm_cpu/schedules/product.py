@@ -35,7 +35,7 @@ class Left:
 class Place:
     """Where a tile of `height x vectors` registers is. `rows`: how many of its rows are in the result, `start` the first.
 
-    `where`: positions along the axes outside of the tile; `right`: where the packed panel begins.
+    `where`: positions along the axes outside of the tile; `right`: where the packed panel begins, `panel`: its number.
     """
 
     where: Mapping[Any, Expr]
@@ -46,6 +46,7 @@ class Place:
     height: int
     vectors: int
     right: Expr
+    panel: Expr
 
 
 #: Writes `sums += left * right` over the whole depth; the buffers are the left and the right operand as rows of memory.
@@ -57,7 +58,7 @@ class Product:
     """`outer`: groups of rows that are walked one by one; `inner`: the group that tiles cut. `right` is packed in panels.
 
     `panels_first`: walk all rows for a panel of columns; else all panels for `together` tiles of rows. `grain`: each run of
-    the depth is a multiple of it in the packed operand.
+    the depth is a multiple of it in the packed operand. `density`: steps of the depth in an element of that.
     """
 
     contraction: Contraction
@@ -72,6 +73,7 @@ class Product:
     multiply: Multiply
     together: int = 1
     grain: int = 1
+    density: int = 1
 
     @property
     def columns(self) -> Any:
@@ -85,11 +87,11 @@ class Product:
 
     @property
     def length(self) -> Any:
-        """Steps of the whole depth in the packed operand."""
+        """Elements of the whole depth in the packed operand, for each column."""
         total: Any = self.run
         for group in self.depth[:-1]:
             total = total * group.extent
-        return total
+        return total if self.density == 1 else total // self.density
 
     @property
     def panels(self) -> Any:
@@ -207,7 +209,7 @@ class Product:
             self._seed(code, sums, first, j, whole, columns, height, vectors, dtype)
         stride = self._right_stride()
         right = code.bind("right", batch * stride + panel * (index(self.length) * tile.columns))
-        self.multiply(code, self, buffers, Place(where, batch, block, start, rows, height, vectors, right), sums)
+        self.multiply(code, self, buffers, Place(where, batch, block, start, rows, height, vectors, right, panel), sums)
         limit_rows = rows if not isinstance(rows, int) else (rows if rows < height else None)
         self._write(code, sums, where, start, first, height, vectors, limit_rows, columns, dtype)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from edgecc.errors import InternalError
 from edgecc.targets.tvm_cpu.schedules.contract import contract
 from edgecc.targets.tvm_cpu.schedules.contract_integers import contract_integers
+from edgecc.targets.tvm_cpu.schedules.contract_weights import contract_weights
 from edgecc.targets.tvm_cpu.schedules.contraction import recognise
 from edgecc.targets.tvm_cpu.schedules.core import Core
 from edgecc.targets.tvm_cpu.schedules.depthwise import depthwise
@@ -21,8 +22,15 @@ from edgecc.targets.tvm_cpu.schedules.winograd import winograd
 Rule = Callable[[Kernel, Core, frozenset[int]], Plan | None]
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    "speed": (winograd, contract, contract_integers, depthwise, lookup, pointwise),
-    "size": (contract, contract_integers, depthwise, lookup, pointwise),  # no rule that stores more weights than there are
+    "speed": (winograd, contract, contract_integers, contract_weights, depthwise, lookup, pointwise),
+    "size": (
+        contract,
+        contract_integers,
+        contract_weights,
+        depthwise,
+        lookup,
+        pointwise,
+    ),  # no rule that stores more weights than there are
 }
 
 

@@ -24,6 +24,7 @@ FUNCTIONS: dict[str, Function] = {
 _OURS = {  # operators that TVM does not have
     "expm1": "exp(x) - 1",
     "gelu": "x / 2 (1 + erf(x / sqrt 2))",
+    "nibble": "the lower (0) or the upper (1) four bits of a byte, with their sign",
     "requantize": "clamp(z + x m / 2^(31+s), low, high), rounded half upwards",
 }
 _LEVEL = 199  # above TVM's own rules
@@ -53,9 +54,10 @@ def install() -> None:
         operator = tvm.ir.Op.get(f"tirx.{name}")
         operator.set_attr("TVectorizable", True, _LEVEL)
         tirx.register_intrin_lowering(operator.name, target="llvm", f=_rule(name, function, _known_rule(operator)), level=_LEVEL)
-    operator = tvm.ir.Op.get("tirx.requantize")
-    operator.set_attr("TVectorizable", True, _LEVEL)
-    tirx.register_intrin_lowering(operator.name, target="llvm", f=_requantize, level=_LEVEL)
+    for name, rule in (("requantize", _requantize), ("nibble", _nibble)):
+        operator = tvm.ir.Op.get(f"tirx.{name}")
+        operator.set_attr("TVectorizable", True, _LEVEL)
+        tirx.register_intrin_lowering(operator.name, target="llvm", f=rule, level=_LEVEL)
 
 
 def call(name: str, x: Expr) -> Expr:
@@ -80,6 +82,24 @@ def _requantize(call: Any) -> Expr:
     shift, zero, low, high = (int(getattr(v, "value", v)) for v in rest)  # of broadcasts, where the operands are vectors
     step = requantization.Step(shift, zero, low, high, str(call.ty.dtype).partition("x")[0])
     return requantization.requantize(x, multiplier, step, _architecture())
+
+
+def nibble(byte: Expr, half: Expr) -> Expr:
+    """Four bits of an int8 as int32; see `schedules.weight_form`, which is what makes code of it."""
+    from tvm import tirx
+
+    install()
+    return tirx.call_intrin("int32", "tirx.nibble", byte, half)
+
+
+def _nibble(call: Any) -> Expr:
+    """Where nothing else took it: a shift by a number that is known when it runs."""
+    from tvm import tirx
+
+    byte, half = call.args
+    wide = tirx.Cast("int32", byte)
+    up = tirx.const(28, "int32") - tirx.Cast("int32", half) * tirx.const(4, "int32")
+    return (wide << up) >> tirx.const(28, "int32")
 
 
 def _known_rule(operator: Any) -> Callable[[Any], Expr] | None:
