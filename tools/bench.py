@@ -42,7 +42,7 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="M",
-        help="arm, x86: these models of benchmarks/models.py, tuned or held-out (all); quantization: resnet20, minilm",
+        help="arm, x86: these models of benchmarks/models.py, tuned or held-out (all); quantization: resnet20, minilm, minilm-files",
     )
     parser.add_argument("--cpu", choices=("cortex-a72", "neoverse-n1"), default="cortex-a72", help="arm: what is emulated and compiled for")
     parser.add_argument("--fresh", action="store_true", help="arm: measure the peers again")

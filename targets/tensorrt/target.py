@@ -14,7 +14,7 @@ from edgecc.quantization.support import QuantSupport
 from edgecc.targeting.base import Lowered
 from edgecc.targeting.lint import LintReport
 from edgecc.targets.onnx_common.lowering.dialect import Dialect
-from edgecc.targets.onnx_common.target import OnnxTarget
+from edgecc.targets.onnx_common.target import SMOOTHING, OnnxTarget
 from edgecc.targets.onnx_common.write import MODEL
 from edgecc.targets.tensorrt import sidecar
 from edgecc.targets.tensorrt.lint import profiles
@@ -51,6 +51,7 @@ class TensorRT(OnnxTarget):
             dynamic=False,
             codes=("int", "nvfp4"),
             precisions=("fp16", "bf16"),
+            added=(SMOOTHING,),
         )
 
     @property

@@ -87,6 +87,13 @@ def test_added_passes_stand_where_they_belong():
     )
 
 
+def test_passes_of_the_target_go_with_calibrated_activations_alone():
+    support = QuantSupport("clean", added=("smooth-quant{insert=true}",))
+    assert passes("int8", support, [], [], "", "t").startswith("smooth-quant{insert=true}, insert-fake-quant")
+    assert passes("int8", support, [], ["smooth-quant{alpha=0.3}"], "", "t").startswith("smooth-quant{alpha=0.3}, insert-fake-quant")
+    assert passes("int8-weight", support, [], [], "", "t").startswith("insert-fake-quant")
+
+
 def test_a_pass_that_does_not_go_with_quantization_is_refused():
     with pytest.raises(UsageError, match=r"'fuse-gelu'.*\n.*known"):
         passes("int8", INTEGER, [], ["fuse-gelu"], "", "t")

@@ -43,7 +43,7 @@ Sample = tuple[torch.Tensor, ...]
 
 
 def table(names: Sequence[str], data: Path, minilm: Path) -> None:
-    """`names`: resnet20, minilm; both where empty."""
+    """`names`: resnet20, minilm, minilm-files (its ONNX files alone); all where empty."""
     for name in ("torch", "torchao", "onnxscript", "root", ""):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     torch.set_num_threads(1)
@@ -52,6 +52,8 @@ def table(names: Sequence[str], data: Path, minilm: Path) -> None:
         ResNet20(data).table()
     if not names or "minilm" in names:
         MiniLM(data, minilm).table()
+    elif "minilm-files" in names:
+        MiniLM(data, minilm).table(programs=False)
 
 
 def _version(package: str) -> str:
@@ -71,7 +73,7 @@ def quantized(program: Program, text: str, data: Sequence[Sample], **given: Any)
 
 def compiled(program: Program, target: str, folder: Path, data: Iterable[Sample], **options: Any) -> Path:
     """The ONNX file that `edgecc.compile` writes, verified by it."""
-    chosen = CompileOptions(verify="structure", **options)
+    chosen = CompileOptions(**{"verify": "structure", **options})
     result = edgecc.compile(program, target=target, options=chosen, output=folder, calibration=list(data) if options.get("quant") else None)
     return result.artifact / "model.onnx"
 
@@ -268,7 +270,7 @@ class MiniLM:
     def score(self, program: Program) -> float:
         return self.spearman(self.embed(lambda *x: program(*x)[0], self.all), self.pairs)
 
-    def table(self) -> None:
+    def table(self, *, programs: bool = True) -> None:
         ids, mask = self.data[0][0][:2], self.data[0][1][:2]
         sizes = {0: Dim("batch", 1, 64), 1: Dim("seq", 2, 128)}
         program = capture.trace(
@@ -278,9 +280,15 @@ class MiniLM:
         manager.run(parse(FLOAT, Registry.create().passes), plain, PassContext([plain.examples]))
         plain.recompile()
         self.want = self.embed(lambda *x: plain(*x)[0], self.held_out)
-        print("\nMiniLM, STS-B dev, 256 calibration sentences")
+        print("\nMiniLM, STS-B dev, 256 calibration sentences; ms of 1 x 128 tokens")
         print(f"{'':76}{'Spearman':>19}{'drop':>9}{'cosine':>9}{'least':>8}{'bytes':>11}{'smaller':>9}{'ms':>8}")
         self.float_score, self.whole = 0.0, stored_bytes(plain)
+        if programs:
+            self._programs(plain)
+        with tempfile.TemporaryDirectory() as folder:
+            self._onnx(program, Path(folder))
+
+    def _programs(self, plain: Program) -> None:
         self._program("float32, program in PyTorch", plain)
         for text in (
             "insert-fake-quant, calibrate",
@@ -297,8 +305,6 @@ class MiniLM:
         done = quantized(plain, text, self.data, evaluate=self.score, max_drop=0.002)
         self._program(f"{text}, with max_drop 0.002", done)
         print(f"{100 * summarize(plain, done, self.data[:1]).integer_share:.1f} % of multiply-accumulates in integers")
-        with tempfile.TemporaryDirectory() as folder:
-            self._onnx(program, Path(folder))
 
     def _program(self, what: str, program: Program) -> None:
         embedded = self.embed(lambda *x: program(*x)[0], self.all)
@@ -317,14 +323,16 @@ class MiniLM:
     def _onnx(self, program: Program, folder: Path) -> None:
         plain = compiled(program.snapshot(), "onnxruntime", folder / "float", ())
         self.whole = size(plain)
-        tables = (("embeddings", "int8-weight"),)
+        tables, plain_passes = (("embeddings", "int8-weight"),), ("smooth-quant",)
         cases: dict[str, dict[str, Any]] = {
             "int8, onnxruntime": {"target": "onnxruntime", "quant": "int8"},
-            "int8 --quant-with smooth-quant, onnxruntime": {"target": "onnxruntime", "quant": "int8", "quant_with": (SMOOTH,)},
-            "the same with int8 embeddings": {"target": "onnxruntime", "quant": "int8", "quant_with": (SMOOTH,), "quant_layers": tables},
-            "int8-dynamic, onnxruntime": {"target": "onnxruntime", "quant": "int8-dynamic"},
+            "int8 without smooth-quant, onnxruntime": {"target": "onnxruntime", "quant": "int8", "disable": plain_passes},
+            "int8 with int8 embeddings, onnxruntime": {"target": "onnxruntime", "quant": "int8", "quant_layers": tables},
+            "int8-dynamic, onnxruntime": {"target": "onnxruntime", "quant": "int8-dynamic", "verify": "off"},
+            "int4-weight, onnxruntime": {"target": "onnxruntime", "quant": "int4-weight"},
             "int8, tensorrt": {"target": "tensorrt", "quant": "int8"},
-            "int8 --quant-with smooth-quant, tensorrt": {"target": "tensorrt", "quant": "int8", "quant_with": (SMOOTH,)},
+            "int8 without smooth-quant, tensorrt": {"target": "tensorrt", "quant": "int8", "disable": plain_passes},
+            "int8 with int8 embeddings, tensorrt": {"target": "tensorrt", "quant": "int8", "quant_layers": tables},
         }
         self._file("float32, onnxruntime", plain)
         for name, options in cases.items():
