@@ -170,3 +170,12 @@ def test_quantization_through_the_python_interface(tmp_path):
         evaluate=lambda p: 1.0,
     )
     assert result.report.quantization["integer_mac_share"] == 1.0
+
+
+def test_opt_quantizes_a_saved_program(edgecc, quantize, tmp_path):
+    assert quantize("--dump-ir").code == 0
+    text = "insert-fake-quant, calibrate{method='min-max'}, finalize-quant"
+    result = edgecc("opt", "out/ir/00-trace.pt2", "--passes", text, "--calibration", "data.npz")
+    assert result.code == 0 and "quantized_decomposed.quantize_per_tensor" in result.out
+    low, high = (getattr(np.load("data.npz")["x"], name)() for name in ("min", "max"))
+    assert f"{float(np.float32((float(high) - float(low)) / 255))!r}" in result.out

@@ -313,7 +313,7 @@ class MiniLM:
 
     def _line(self, what: str, embedded: torch.Tensor | None, near: torch.Tensor, count: int, ms: float | None = None) -> None:
         scores = [self.spearman(embedded, pairs) for pairs in (self.pairs, self.pairs[:-128])] if embedded is not None else []
-        self.float_score = self.float_score or scores[0]
+        self.float_score = self.float_score or (scores[0] if scores else 0.0)
         shown = f"{scores[0]:10.4f} ({scores[1]:.4f}){self.float_score - scores[0]:9.4f}" if scores else f"{'':28}"
         cosines = (near * self.want).sum(1)
         time_text = f"{ms:8.2f}" if ms is not None else ""
