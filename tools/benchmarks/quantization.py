@@ -354,12 +354,14 @@ class MiniLM:
         self._line(f"{what}: file in ONNX Runtime", None, self.embed(hidden, self.held_out), size(file), latency(file, feeds))
 
     def _peers(self, file: Path, folder: Path) -> dict[str, Callable[[], Path]]:
+        import onnx
         from onnxruntime import quantization as ort
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        ready = folder / "ready.onnx"
+        ready, whole = folder / "ready.onnx", folder / "whole.onnx"
         with quiet():
-            quant_pre_process(str(file), str(ready), skip_symbolic_shape=True)
+            onnx.save(onnx.load(file), whole)  # the quantizer does not find data beside a file
+            quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
 
         def static(name: str, **options: Any) -> Path:
             feeds = [{"input_ids": ids.numpy(), "attention_mask": mask.numpy()} for ids, mask in self.data]
