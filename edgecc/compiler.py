@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from edgecc import artifact, data, reference, verification
+from edgecc import artifact, data, reference, speedup, verification
 from edgecc.analysis.cost import cost
 from edgecc.diagnostics import Progress, Silent, nearest
 from edgecc.errors import CaptureError, ContractError, UsageError
@@ -83,7 +83,7 @@ def compile_job(job: Job) -> CompileResult:
     options = job.recipe.options
     artifact.check_output(job.output, overwrite=job.overwrite)
     with artifact.staged(job.output, overwrite=job.overwrite) as directory, one_thread():
-        report, context, outputs = _rewrite(job, [Dump(directory / "ir")] if options.dump_ir else [])
+        report, context, outputs, before = _rewrite(job, [Dump(directory / "ir")] if options.dump_ir else [])
         job.progress.step(f"lowering for {job.target.name}")
         lowered = timed(report, "lower", lambda: job.target.lower(job.program, directory, context))
         report.model_bytes = sum((directory / name).stat().st_size for name in (lowered.deployable, *lowered.beside))
@@ -95,6 +95,8 @@ def compile_job(job: Job) -> CompileResult:
         artifact.write_json(directory / "manifest.json", manifest)
         if options.verify != "off":
             timed(report, "verify", lambda: _verify(job, directory, manifest, report, context))
+        if options.speedup:
+            timed(report, "speedup", lambda: _compare_speed(job, before, directory, manifest, report, context))
         report.verdict = job.target.verdict(lowered.facts, report.checks[0].distance if report.checks else None)
         report.write(directory)
     return CompileResult(job.output, report, job.program)
@@ -112,7 +114,11 @@ def rewrite_job(job: Job) -> Report:
             return _rewrite(job, [Dump(directory / "ir")])[0]
 
 
-def _rewrite(job: Job, dumps: Sequence[Instrument]) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]]:
+Rewritten = tuple[Report, PassContext, list[tuple[torch.Tensor, ...]], Program | None]
+
+
+def _rewrite(job: Job, dumps: Sequence[Instrument]) -> Rewritten:
+    """The report, the context, the original model's outputs, and the program before it was quantized, None where it was not."""
     options = job.recipe.options
     pipeline = pipeline_of(job.target, options, job.registry)
     report, context, outputs = begin(job)
@@ -129,7 +135,7 @@ def _rewrite(job: Job, dumps: Sequence[Instrument]) -> tuple[Report, PassContext
     context.origin = job.target.name
     if not options.stop_after:
         support.check(job.program, job.target.capabilities(), job.target.name)
-    return report, context, outputs
+    return report, context, outputs, kept.program
 
 
 def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]]:
@@ -304,6 +310,17 @@ def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report,
     lines = verification.broken(report.checks, tolerance, sqnr)
     if lines:
         raise verification.mismatch(lines, verification.locate(job.program, job.target, context.samples[0], tolerance), job.target.name)
+
+
+def _compare_speed(
+    job: Job, before: Program | None, directory: Path, manifest: dict[str, Any], report: Report, context: PassContext
+) -> None:
+    if before is None:
+        raise UsageError("there is no quantization whose speed could be compared", hint="--quant int8")
+    job.progress.step("timing the artifact beside the model in floating point")
+    found = speedup.measure(job.target, before, directory, manifest, context.samples[0])
+    report.speedup = found.as_dict()
+    speedup.judge(found, job.recipe.options.speedup == "require", report.remarks, job.target.name)
 
 
 def _bounds(job: Job) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from edgecc.errors import UsageError
 
 VerifyLevel = Literal["off", "structure", "numerics"]
+Speed = Literal["", "measure", "require"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class CompileOptions:
     `cases`: how many seeded inputs are checked. `quant`: a scheme by name (`int8`, `int4-weight`, `w4a8`), `""` for none.
     `quant_layers`: pairs of a regular expression and a scheme for layers whose module path or name it is found in.
     `quant_with`: passes that go with it, such as `smooth-quant`; `quant_method`: of calibration. `max_drop`: how much of the
-    evaluation may be lost, below 0 for any amount.
+    evaluation may be lost, below 0 for any amount. `speedup`: `measure` times the artifact beside the model in floating point,
+    `require` fails where it is slower.
     """
 
     seed: int = 0
@@ -37,11 +39,14 @@ class CompileOptions:
     quant_with: tuple[str, ...] = ()
     quant_method: str = ""
     max_drop: float = -1.0
+    speedup: Speed = ""
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value out of range."""
         if self.verify not in get_args(VerifyLevel):
             raise UsageError(f"verify is {self.verify!r}, want one of {', '.join(get_args(VerifyLevel))}")
+        if self.speedup not in get_args(Speed):
+            raise UsageError(f"speedup is {self.speedup!r}, want measure or require")
         if self.cases < 1 or not self.tolerance >= 0:
             raise UsageError(f"cases is {self.cases}, want at least 1; tolerance is {self.tolerance:g}, want at least 0")
         if not all(map(_is_pair, self.insert)):

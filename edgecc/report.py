@@ -52,6 +52,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     quantization: Mapping[str, Any] | None = None
     evaluation: Mapping[str, float] | None = None
+    speedup: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The documented keys of report.json."""
@@ -64,6 +65,7 @@ class Report:
             "facts": dict(self.facts),
             "quantization": self.quantization,
             "evaluation": self.evaluation,
+            "speedup": self.speedup,
             "verdict": self.verdict or None,
             "original": self.original.as_dict(),
             "compiled": self.compiled.as_dict() if self.compiled else None,

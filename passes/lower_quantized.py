@@ -33,6 +33,7 @@ aten = torch.ops.aten
 
 _WEIGHTED = frozenset(
     {aten.linear.default, aten.addmm.default, aten.mm.default, aten.matmul.default, aten.bmm.default, aten.convolution.default}
+    | {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
     | {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding}
 )
 

@@ -52,6 +52,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quant-method", metavar="NAME", help="how ranges are found: mse, min-max, moving-average, percentile, entropy")
     group.add_argument("--eval", metavar="MODULE:FUNCTION", help="a function of a program that says how good it is, higher is better")
     group.add_argument("--max-drop", type=float, metavar="X", help="fail where more than this of the evaluation is lost")
+    speed = group.add_mutually_exclusive_group()
+    speed.add_argument(
+        "--measure-speedup", dest="speedup", action="store_const", const="measure", help="time the artifact beside the model in float"
+    )
+    speed.add_argument("--require-speedup", dest="speedup", action="store_const", const="require", help="fail where it is slower than that")
     settings.add_load(parser)
     debugging.add_flags(parser)
 
@@ -145,6 +150,7 @@ def show(document: Document, terminal: Terminal) -> None:
     summary.show_evaluation(document["evaluation"], terminal)
     summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
     summary.show_agreement((document["verify"] or {}).get("quantized"), terminal)
+    summary.show_speedup(document["speedup"], terminal)
     if document["verdict"]:
         terminal.print(f"verdict   {document['verdict']}")
     missed = document["remarks"]["missed"]

@@ -45,6 +45,7 @@ _KEYS = {
     "options.quant_with": "quant_with",
     "options.quant_method": "quant_method",
     "options.max_drop": "max_drop",
+    "options.speedup": "speedup",
 }
 
 

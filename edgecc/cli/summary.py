@@ -71,6 +71,12 @@ def show_agreement(found: Mapping[str, Any] | None, terminal: Terminal) -> None:
     terminal.print(f"quantized {found['calls']} calls, {found['equal']:.3%} of the integers equal, {near}, cosine {cosine}{unchecked}")
 
 
+def show_speedup(found: Mapping[str, Any] | None, terminal: Terminal) -> None:
+    if found:
+        times = f"{found['float_ms']:.4g} -> {found['quantized_ms']:.4g} ms on {found['runtime']}"
+        terminal.print(f"speed     {times}, {found['ratio']:.2f} times as fast as in floating point")
+
+
 def distance(figures: Mapping[str, Any]) -> str:
     if figures["equal"]:
         return "equal bit for bit"

@@ -31,26 +31,25 @@ def codes(*shape: int, seed: int = 0) -> Tensor:
 
 
 class Layer(nn.Module):
-    """`function(x, w, b)` between codes and codes, for a weight with a scale for each output."""
+    """`function(x, w, b)` between codes and codes, for a weight with a scale for each output, which lie along `axis`."""
 
-    def __init__(self, function: Callable[..., Tensor], *shape: int, out: tuple[float, int] = (0.11, -7), bias: bool = True) -> None:
+    def __init__(self, function: Callable[..., Tensor], *shape: int, out: tuple[float, int] = (0.11, -7), axis: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
-        self.function, self.out = function, out
+        self.function, self.out, self.axis = function, out, axis
         self.register_buffer("weight", torch.randint(-127, 128, shape, generator=generator).to(torch.int8))
-        self.register_buffer("scales", torch.rand(shape[0], generator=generator) * 0.004 + 0.0005)
-        self.register_buffer("zeros", torch.zeros(shape[0], dtype=torch.int64))
-        self.register_buffer("bias", torch.randn(shape[0], generator=generator) if bias else None)
+        self.register_buffer("scales", torch.rand(shape[axis], generator=generator) * 0.004 + 0.0005)
+        self.register_buffer("zeros", torch.zeros(shape[axis], dtype=torch.int64))
+        self.register_buffer("bias", torch.randn(shape[axis], generator=generator))
 
     def forward(self, x: Tensor) -> Tensor:
-        w = quantized.dequantize_per_channel(self.weight, self.scales, self.zeros, 0, -127, 127, torch.int8)
+        w = quantized.dequantize_per_channel(self.weight, self.scales, self.zeros, self.axis, -127, 127, torch.int8)
         return q(self.function(dq(x, 0.03, 5), w, self.bias), *self.out)
 
     def exact(self, x: Tensor) -> Tensor:
         """The result in steps of its scale, before it is rounded."""
-        w = self.weight.double() * self.scales.double().view(-1, *[1] * (self.weight.dim() - 1))
-        bias = None if self.bias is None else self.bias.double()
-        return self.function((x.double() - 5) * 0.03, w, bias) / self.out[0] + self.out[1]
+        w = self.weight.double() * self.scales.double().view(*[1] * self.axis, -1, *[1] * (self.weight.dim() - 1 - self.axis))
+        return self.function((x.double() - 5) * 0.03, w, self.bias.double()) / self.out[0] + self.out[1]
 
 
 def near(got: Tensor, exact: Tensor, low: int = -128) -> None:
@@ -74,6 +73,8 @@ LAYERS = {
     "groups": (lambda x, w, b: F.conv2d(x, w, b, 1, 1, 1, 4), (16, 2, 3, 3), (2, 8, 7, 6)),
     "depthwise": (lambda x, w, b: F.conv2d(x, w, b, 1, 1, 1, 8), (8, 1, 3, 3), (2, 8, 9, 9)),
     "conv1d": (lambda x, w, b: F.conv1d(x, w, b, 2, 3), (16, 8, 5), (2, 8, 31)),
+    "transposed": (lambda x, w, b: F.conv_transpose2d(x, w, b, 2), (6, 8, 2, 2), (2, 6, 5, 4)),
+    "transposed and padded": (lambda x, w, b: F.conv_transpose2d(x, w, b, (2, 3), 1, (1, 0)), (6, 8, 3, 3), (2, 6, 5, 4)),
     "conv3d": (lambda x, w, b: F.conv3d(x, w, b, 1, 1), (6, 3, 2, 2, 2), (1, 3, 4, 4, 4)),
 }
 
@@ -82,7 +83,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_one_sum_and_one_rounding(name: str, unsigned: bool) -> None:
     function, shape, given = LAYERS[name]
-    layer, x = Layer(function, *shape), codes(*given)
+    layer, x = Layer(function, *shape, axis=int("transposed" in name)), codes(*given)
     program = trace_function(layer, x)
     count, _ = apply(LowerQuantized(unsigned=unsigned), program)
     kinds = operators(program)
@@ -236,7 +237,6 @@ def test_codes_at_the_border_keep_their_dtype() -> None:
 REFUSED = {
     "border windows of fewer elements": (lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), "windows at the border"),
     "several results of a pool": (lambda x: F.adaptive_avg_pool2d(x, 2), "pools to more than one element"),
-    "a transposed convolution": (lambda x: F.conv_transpose2d(x, torch.ones(30, 2, 2, 2)), None),
 }
 
 

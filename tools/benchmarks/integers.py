@@ -10,8 +10,7 @@ import json
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,58 +96,29 @@ def speed(names: Sequence[str], seconds: float) -> None:
     for name in names:
         model, inputs = build(name)
         with tempfile.TemporaryDirectory() as work:
-            timers = _timers(name, model, inputs, Path(work))
-            found = _medians(timers, seconds)
-        ours, plain, theirs, theirs_plain = (found[k] for k in ("int8", "float", "ort int8", "ort float"))
+            ours, plain, theirs, theirs_plain = _milliseconds(name, model, inputs, Path(work), seconds)
         print(f"{name:14}{ours:11.3f}{plain:12.3f}{theirs:10.3f}{theirs_plain:11.3f}{theirs / ours:12.2f}{plain / ours:14.2f}", flush=True)
 
 
-def _timers(name: str, model: torch.nn.Module, inputs: Inputs, work: Path) -> dict[str, Callable[[], object]]:
-    import onnxruntime
+def _milliseconds(name: str, model: torch.nn.Module, inputs: Inputs, work: Path, seconds: float) -> list[float]:
+    """Medians of ours in int8 and in float32, and ONNX Runtime's; each in a process of its own, in turns."""
+    from edgecc import benchmark
+    from edgecc.targeting.timing import Contestant
+    from edgecc.targets.x86_cpu.target import X86Cpu
 
-    arrays = [t.numpy() for t in inputs]
-    found: dict[str, Callable[[], object]] = {}
+    (work / "case").mkdir()
+    benchmark.write_case({str(i): t.numpy() for i, t in enumerate(inputs)}, [str(i) for i in range(len(inputs))], work / "case")
+    contestants = []
     for key, quant in (("int8", "int8"), ("float", "")):
         compiled(name, model, inputs, host_cpu(), work / key, quant)
-        library = _loaded(work / key)
-        found[key] = lambda library=library: library.run(arrays)
+        (work / f"{key}-driver").mkdir()
+        manifest = json.loads((work / key / "manifest.json").read_text())
+        contestants += X86Cpu(cpu=host_cpu()).contestants(work / key, manifest, 1, work / f"{key}-driver")[:1]
     static(name, model, inputs, work / "int8.onnx", unsigned=True)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    for key, file in (("ort int8", "int8.onnx"), ("ort float", "int8.float.onnx")):
-        session = onnxruntime.InferenceSession(str(work / file), options, providers=["CPUExecutionProvider"])
-        feeds = {port.name: array for port, array in zip(session.get_inputs(), arrays, strict=True)}
-        found[key] = lambda session=session, feeds=feeds: session.run(None, feeds)
-    return found
-
-
-def _loaded(directory: Path) -> Any:
-    """The model as the Python that goes with it loads it."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location(f"model_{directory.name}", directory / "edgecc_model.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Model(str(directory / "model.so"))
-
-
-def _medians(timers: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Milliseconds of processor time, the runtimes in turns."""
-    once = {}
-    for key, work in timers.items():
-        work()
-        began = time.process_time()
-        work()
-        once[key] = max(1, round(0.05 / max(time.process_time() - began, 1e-6)))
-    taken: dict[str, list[float]] = {key: [] for key in timers}
-    for _ in range(max(5, round(seconds / 0.05))):
-        for key, work in timers.items():
-            began = time.process_time()
-            for _ in range(once[key]):
-                work()
-            taken[key].append((time.process_time() - began) / once[key] * 1e3)
-    return {key: statistics.median(values) for key, values in taken.items()}
+    for file in ("int8.onnx", "int8.float.onnx"):
+        contestants.append(Contestant(file, (sys.executable, "-m", "edgecc.peers.onnxruntime_peer", str(work / file), "-t", "1")))
+    timings = benchmark.contest(contestants, work / "case", seconds=seconds, together=True)
+    return [statistics.median(t.processors) * 1e3 for t in timings]
 
 
 # -- models

@@ -113,6 +113,46 @@ def _convolution(program: Program, node: fx.Node) -> Sums:
     return Sums(integer.conv_int32.default, arguments, scale, 1)
 
 
+def _transposed(program: Program, node: fx.Node) -> Sums:
+    """A convolution of the codes with the zero's code between them, by the kernel turned around."""
+    bound = bound_arguments(node)
+    codes, constant = _codes(program, bound["input"]), _weight(program, bound["weight"])
+    if bound["groups"] != 1:
+        raise NotIntegerError("it is a transposed convolution of groups")
+    if constant.scale.dim() and constant.axis != 1:
+        raise NotIntegerError("its weight has no scale for each output channel")
+    axes = constant.codes.dim() - 2
+    given = bound["input"].meta["val"].shape
+    stride, padding, extra, dilation = (_each(bound[k], axes) for k in ("stride", "padding", "output_padding", "dilation"))
+    border = [d * (k - 1) - p for d, k, p in zip(dilation, constant.codes.shape[2:], padding, strict=True)]
+    if min(border) < 0 or len(given) != axes + 2 or not all(isinstance(n, int) for n in given[2:]):
+        raise NotIntegerError("it crops more than its kernel reaches, or its sizes are dynamic")
+    kernel = constant.codes.flip(list(range(2, axes + 2))).transpose(0, 1).contiguous()
+    scale = constant.scale * codes.grid.scale
+    shift = _bias(program, bound["bias"], scale, kernel.shape[0])
+    _check_products(codes, kernel, shift)
+    spread = _spread(program, node, codes, stride, extra)
+    return Sums(integer.conv_int32.default, (spread, kernel, shift, codes.grid.zero, [1] * axes, border, dilation, 1), scale, 1)
+
+
+def _spread(program: Program, node: fx.Node, codes: Codes, stride: list[int], extra: list[int]) -> fx.Node:
+    """The codes with `stride - 1` zeros between them along each spatial axis, and `extra` at its end, before `node`."""
+    made = codes.node
+    rank = made.meta["val"].dim()
+    for axis, (step, more) in enumerate(zip(stride, extra, strict=True), start=2):
+        size = made.meta["val"].shape[axis]
+        if step > 1:
+            apart = program.call_before(node, aten.unsqueeze.default, made, axis + 1)
+            apart = program.call_before(
+                node, aten.constant_pad_nd.default, apart, [0, 0] * (rank - axis - 1) + [0, step - 1], codes.grid.zero
+            )
+            apart = program.call_before(node, aten.flatten.using_ints, apart, axis, axis + 1)
+            made = program.call_before(node, aten.slice.Tensor, apart, axis, 0, (size - 1) * step + 1)
+        if more:
+            made = program.call_before(node, aten.constant_pad_nd.default, made, [0, 0] * (rank - axis - 1) + [0, more], codes.grid.zero)
+    return made
+
+
 def _addition(sign: int) -> Callable[[Program, fx.Node], Sums]:
     def read(program: Program, node: fx.Node) -> Sums:
         bound = bound_arguments(node)
@@ -242,6 +282,7 @@ _READERS: dict[Any, Callable[[Program, fx.Node], Sums]] = {
     **dict.fromkeys((aten.matmul.default, aten.mm.default, aten.bmm.default), _matmul),
     **dict.fromkeys((aten.conv1d.default, aten.conv2d.default, aten.conv3d.default), _convolution),
     **dict.fromkeys((aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding, aten.convolution.default), _convolution),
+    **dict.fromkeys((aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input), _transposed),
     aten.add.Tensor: _addition(1),
     aten.sub.Tensor: _addition(-1),
     aten.mul.Tensor: _multiplication,
