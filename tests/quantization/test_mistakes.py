@@ -25,6 +25,7 @@ def gpt2():
     return program
 
 
+@pytest.mark.slow
 def test_conv1d_of_hugging_face_is_quantized_like_a_linear_layer(gpt2):
     """GPT-2 shrinks to less than 1 / 3.5: all its layers, and the table that is tied to the last of them."""
     program = gpt2.snapshot()
