@@ -33,7 +33,8 @@ class RuntimeCheck:
 class Report:
     """`original` is the traced model's cost, `compiled` that of the program that was lowered; `checks` has the most
     faithful runtime first. `memory` is the target's plan for intermediate values in bytes, None where it makes none.
-    `quantization` says what became of each layer, `evaluation` how good the model was before and after, None where nobody asked.
+    `quantization` says what became of each layer, `training` what each epoch did, `evaluation` how good the model was before and
+    after, None where nobody asked.
     `facts` are what the target says of the artifact (JSON values), `verdict` the line that sums up what is known of it.
     """
 
@@ -48,6 +49,7 @@ class Report:
     verdict: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     quantization: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
     evaluation: Mapping[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class Report:
             "memory": dict(self.memory) if self.memory else None,
             "facts": dict(self.facts),
             "quantization": self.quantization,
+            "training": self.training,
             "evaluation": self.evaluation,
             "verdict": self.verdict or None,
             "original": self.original.as_dict(),
