@@ -31,12 +31,16 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
 def quantized(model: nn.Module, *inputs: torch.Tensor, scheme: str = "w2a8") -> Program:
     """A program with calibrated fake-quant nodes."""
     program = trace_function(model, *inputs)
+    quantize(program, *inputs, scheme=scheme)
+    return program
+
+
+def quantize(program: Program, *inputs: torch.Tensor, scheme: str) -> None:
     context = PassContext(samples=(inputs,), calibration=[inputs])
     InsertFakeQuant(scheme=scheme).run(program, context)
     Calibrate().run(program, context)
     program.drop_unused_weights()
     program.recompile()
-    return program
 
 
 def lessons(model: nn.Module, rows: int = 32, count: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
