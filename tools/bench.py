@@ -30,6 +30,7 @@ def main() -> None:
         "graph": lambda _: graph(),
         "onnx": onnx,
         "resnet20": lambda _: resnet20(),
+        "training": training,
         "x86": x86,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="arm: measure the peers again")
     parser.add_argument("--threads", type=int, default=1, help="x86: of each runtime; more than one: each alone")
     parser.add_argument("--seconds", type=float, default=5.0, help="x86, onnx: for each runtime and model")
+    parser.add_argument("--epochs", type=int, default=2, help="training: over the 10,000 images")
     args = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     for name in args.names:
@@ -68,6 +70,13 @@ def onnx(args: argparse.Namespace) -> None:
 
     onnx.table(minilm_directory(), args.seconds)
     measure(["-m", "tools.benchmarks.onnx", "float16"])
+
+
+def training(args: argparse.Namespace) -> None:
+    """ResNet-20 with 4-bit weights and 8-bit activations: accuracy before and after quantization-aware training."""
+    from benchmarks import training
+
+    training.table(args.epochs)
 
 
 def graph() -> None:

@@ -91,31 +91,31 @@ def _target(value: Any) -> Any:
     return _tensor(value) if plain else value
 
 
-def rows_at_once(program: Program, batch: Batch) -> int | None:
-    """None where the program takes the whole batch at once, else how many rows it takes. `program` is in floating point.
-
-    Raises UsageError where the batch is not made of whole pieces.
-    """
-    size = fixed_rows(program.signature)
-    if size is None or all(len(x) == size for x in batch.inputs):
-        return None
-    if len(batch.inputs[0]) >= size and _row_by_row(program, batch, size):
-        return None
-    if len(batch.inputs[0]) % size:
-        raise UsageError(f"a batch has {len(batch.inputs[0])} rows, want a multiple of {size}: the program takes no other number at once")
-    return size
-
-
-def _row_by_row(program: Program, batch: Batch, size: int) -> bool:
-    """Whether the first and the last rows of the whole batch come out as they do alone."""
+def takes_all_at_once(program: Program, batch: Batch) -> bool:
+    """Whether the rows of a batch come out as they do in pieces of the program's own size. `program` is in floating point."""
+    size, count = fixed_rows(program.signature), len(batch.inputs[0])
+    if size is None or size == count:
+        return True
     try:
         whole = program(*batch.inputs)
     except (RuntimeError, IndexError):
         return False
-    ends = slice(0, size), slice(len(batch.inputs[0]) - size, None)
-    if any(len(out) != len(batch.inputs[0]) for out in whole):
+    if any(len(out) != count for out in whole):
         return False
-    return not any(distance(program(*(x[s] for x in batch.inputs)), [out[s] for out in whole]).broken(Reordered()) for s in ends)
+    for piece in (torch.arange(size) % count, torch.arange(count - size, count) % count):
+        alone = program(*(x[piece] for x in batch.inputs))
+        if distance(alone, [out[piece] for out in whole]).broken(Reordered()):
+            return False
+    return True
+
+
+def check_pieces(batch: Batch, rows: int) -> None:
+    """Raises UsageError where the batch is not made of whole pieces."""
+    if len(batch.inputs[0]) % rows:
+        raise UsageError(
+            f"a batch has {len(batch.inputs[0])} rows, want a multiple of {rows}: the program takes no other number at once",
+            hint="leave the last rows out, or trace the model with a dynamic first dimension: --input 'x:f32[batch=1..64,...]'",
+        )
 
 
 def forward(program: Program, inputs: Sample, rows: int | None) -> tuple[torch.Tensor, ...]:

@@ -1,8 +1,8 @@
 """recover: train a program in place, so that it computes with few bits what it computed in floating point.
 
 Batch normalization is folded into weights before anything is quantized, so there are no statistics to update; what is left of it
-runs with the stored ones. A run is a function of the program, the data, the settings and the seed: it goes on after a kill from its
-last checkpoint to the same bytes. The program itself changes at the end, all at once; an error leaves it as it was.
+runs with the stored ones. A run is a function of the program, the data, the settings, the seed and the number of threads: it goes on after a kill
+from its last checkpoint to the same bytes. The program itself changes at the end, all at once; an error leaves it as it was.
 """
 
 from __future__ import annotations
@@ -55,18 +55,23 @@ def recover(
     plain = in_float(program)
     run = _Run(
         *(task, chosen, trainee(program, learn_scales=chosen.learn_scales), plain, teacher or plain),
-        *(evaluate, seed, progress or Silent(), _identity(program, chosen, seed)),
+        *(evaluate, seed, progress or Silent(), _identity(program, teacher, chosen, seed)),
     )
     history = run.train(opened)
     return replace(history, changed=run.student.write_back(program))
 
 
-def _identity(program: Program, settings: Settings, seed: int) -> dict[str, str]:
+def _identity(program: Program, teacher: Program | None, settings: Settings, seed: int) -> dict[str, str]:
+    taught = _digest(teacher) if teacher and settings.teacher else ""
+    return {"program": _digest(program), "teacher": taught, "settings": repr({**asdict(settings), "every": None}), "seed": str(seed)}
+
+
+def _digest(program: Program) -> str:
     digest = hashlib.sha256(str(program.graph).encode())
     for name, tensor in program.weights().items():
         digest.update(name.encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return {"program": digest.hexdigest(), "settings": repr({**asdict(settings), "every": None}), "seed": str(seed)}
+    return digest.hexdigest()
 
 
 @dataclass
@@ -91,6 +96,7 @@ class _Run:
     progress: Progress
     identity: dict[str, str]
     rows: int | None = None
+    probed: bool = False
 
     def train(self, opened: Opened) -> History:
         self.optimizer = _optimizer(self.student, self.settings)
@@ -157,9 +163,23 @@ class _Run:
         for index, item in enumerate(items, first):
             where = f"{self.task.origin}, batch {index} of epoch {epoch + 1}"
             batch = batches.bind(item, self.student.program.signature, where)  # type: ignore[arg-type]
-            if index == first:
-                self.rows = batches.rows_at_once(self.plain, batch)
+            self._split(batch, where)
             yield batch
+
+    def _split(self, batch: Batch, where: str) -> None:
+        """Find once whether other numbers of rows than the program's own go through at once."""
+        size = batches.fixed_rows(self.student.program.signature)
+        if size is None or len(batch.inputs[0]) == size:
+            return
+        if not self.probed:
+            models = [self.plain, *([self.teacher] if self.settings.teacher else [])]
+            self.rows = None if all(batches.takes_all_at_once(m, batch) for m in models) else size
+            self.probed = True
+        if self.rows is not None:
+            try:
+                batches.check_pieces(batch, self.rows)
+            except UsageError as error:
+                raise UsageError(f"{where}: {error.message}", hint=error.hint) from error
 
     def _step(self, epoch: int, state: _State, batch: Batch, loss: object) -> None:
         where = f"step {state.done + 1} of epoch {epoch + 1}"

@@ -10,7 +10,7 @@ from torch import nn
 from edgecc.errors import UsageError
 from edgecc.ir.signature import Dim
 from edgecc.testing import trace_function
-from edgecc.training.batches import bind, forward, rows_at_once
+from edgecc.training.batches import bind, check_pieces, forward, takes_all_at_once
 from edgecc.training.task import Item
 from tests.training.nets import mlp, numbers
 
@@ -62,7 +62,7 @@ def test_more_rows_than_a_dynamic_dimension_allows_may_be_trained_on():
 def test_independent_rows_go_through_at_once():
     program = trace_function(mlp(), numbers(1, 8))
     batch = bind(Item(numbers(6, 8)), program.signature, "here")
-    assert rows_at_once(program, batch) is None
+    assert takes_all_at_once(program, batch)
     assert forward(program, batch.inputs, None)[0].shape == (6, 4)
 
 
@@ -70,7 +70,7 @@ def test_independent_rows_go_through_at_once():
 def test_other_programs_are_run_on_pieces_of_their_own_size(model):
     program = trace_function(model, numbers(2, 8))
     batch = bind(Item(numbers(6, 8)), program.signature, "here")
-    assert rows_at_once(program, batch) == 2
+    assert not takes_all_at_once(program, batch)
     want = torch.cat([model(piece) for piece in numbers(6, 8).split(2)])
     assert torch.equal(forward(program, batch.inputs, 2)[0], want)
 
@@ -78,4 +78,10 @@ def test_other_programs_are_run_on_pieces_of_their_own_size(model):
 def test_a_batch_that_is_not_made_of_whole_pieces_is_refused():
     program = trace_function(Fixed(), numbers(2, 8))
     with pytest.raises(UsageError, match="5 rows, want a multiple of 2"):
-        rows_at_once(program, bind(Item(numbers(5, 8)), program.signature, "here"))
+        check_pieces(bind(Item(numbers(5, 8)), program.signature, "here"), 2)
+
+
+@pytest.mark.parametrize(("model", "all_at_once"), [(mlp(), True), (Mixed(), False)])
+def test_fewer_rows_than_the_program_has_are_tried_too(model, all_at_once):
+    program = trace_function(model, numbers(4, 8))
+    assert takes_all_at_once(program, bind(Item(numbers(3, 8)), program.signature, "here")) == all_at_once

@@ -153,6 +153,29 @@ def test_data_that_shrinks_is_named():
         recover(program(), Task(lambda: iter(lessons(mlp())[: next(sizes, 2)]), "own"), SHORT)
 
 
+class Centred(torch.nn.Module):
+    """Each row depends on the others of its piece of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(x - x.mean(0, keepdim=True))
+
+
+def test_rows_that_depend_on_one_another_are_trained_in_their_own_pieces():
+    """Batches of the program's own size come first: the others must not go by them."""
+    found = quantized(Centred(), numbers(2, 8), scheme="w8a16")
+    x, y = numbers(8, 8), torch.arange(8) % 4
+    want = sum(float(torch.nn.functional.cross_entropy(found(x[i : i + 2])[0], y[i : i + 2])) for i in range(0, 8, 2)) / 4
+    history = recover(found, Task(lambda: iter([(x[:2] * 0, y[:2]), (x, y)])), Settings(epochs=1, lr=1e-12))
+    first = float(torch.nn.functional.cross_entropy(found(x[:2] * 0)[0], y[:2]))
+    assert history.epochs[0].loss == pytest.approx((first + want) / 2, rel=1e-5)  # float32 sums in another order
+    with pytest.raises(UsageError, match="own, batch 0 of epoch 1: a batch has 3 rows, want a multiple of 2"):
+        recover(found, Task([(x[:3], y[:3])], "own"), Settings(epochs=1))
+
+
 def test_a_run_goes_on_from_a_failure(tmp_path):
     """The first run fails in the second epoch; what it wrote is enough to end as a run that never failed."""
     whole, broken = program(), program()
