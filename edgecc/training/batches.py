@@ -32,21 +32,17 @@ class Batch:
     target: Any
 
 
-def bind(item: Item, signature: Signature, where: str) -> Batch:
-    """Raises UsageError that says where, for inputs that do not fit or hold NaN, which rounding hides; the number of rows is free."""
+def bind(item: Item, signature: Signature) -> Batch:
+    """Raises UsageError for inputs that do not fit or hold NaN, which rounding hides; the number of rows is free."""
     free = _with_free_rows(signature)
     given = item.inputs
-    try:
-        if isinstance(given, Mapping):
-            inputs = free.bind({str(k): _tensor(v) for k, v in given.items()})
-        else:
-            inputs = tuple(map(_tensor, given)) if isinstance(given, (tuple, list)) else (_tensor(given),)
-            free.check(inputs)
-        _check_numbers(inputs, free)
-        target = None if item.target is None else _target(item.target)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error.message}", hint=error.hint) from error
-    return Batch(inputs, target)
+    if isinstance(given, Mapping):
+        inputs = free.bind({str(k): _tensor(v) for k, v in given.items()})
+    else:
+        inputs = tuple(map(_tensor, given)) if isinstance(given, (tuple, list)) else (_tensor(given),)
+        free.check(inputs)
+    _check_numbers(inputs, free)
+    return Batch(inputs, None if item.target is None else _target(item.target))
 
 
 def _with_free_rows(signature: Signature) -> Signature:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from edgecc.errors import UsageError
+from edgecc.ir.program import Program
+from edgecc.training.settings import Settings
 
 _SCHEMA = "edgecc-training-1"
 
@@ -27,6 +30,20 @@ class Checkpoint:
     tensors: Mapping[str, torch.Tensor]
     facts: Mapping[str, Any]
     identity: Mapping[str, str]
+
+
+def identity(program: Program, teacher: Program | None, settings: Settings, seed: int) -> dict[str, str]:
+    """Digests of what a run is a function of, its data aside."""
+    told = {**asdict(settings), "every": None}
+    return {"program": _digest(program), "teacher": _digest(teacher) if teacher else "", "settings": repr(told), "seed": str(seed)}
+
+
+def _digest(program: Program) -> str:
+    digest = hashlib.sha256(str(program.graph).encode())
+    for name, tensor in program.weights().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save(checkpoint: Checkpoint, file: Path) -> None:

@@ -134,7 +134,11 @@ def nan_at_the_third():
         ([(numbers(4, 8), torch.zeros(5, dtype=torch.int64))], UsageError, "the target is i64"),
         ([(numbers(4, 8), "cat")], UsageError, "the target is str, want a tensor"),
         ({"data": [(numbers(4, 8), 0)], "loss": lambda o, t: o[t, 7]}, UsageError, "the loss of own failed at step 1 of epoch 1: "),
-        ({"data": [(numbers(4, 8), 0)], "loss": lambda o, t: o}, UsageError, r"the loss of own gives torch.Size\(\[4, 4\]\)"),
+        (
+            {"data": [(numbers(4, 8), 0)], "loss": lambda o, t: o},
+            UsageError,
+            r"own, step 1 of epoch 1: its loss gives torch.Size\(\[4, 4\]\)",
+        ),
         ({"data": [(numbers(4, 8), 0)], "loss": lambda o, t: o.sum().detach()}, UsageError, "does not depend on the program's weights"),
         ({"data": [(numbers(4, 8), 0)], "speed": 3}, UsageError, "own gives 'speed', which is no setting of training"),
     ],
@@ -242,7 +246,9 @@ def run_script(folder: Path, kill_at: int, checkpoint: str, out: str) -> int:
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bytes_of_one_that_was_not(tmp_path):
     assert run_script(tmp_path, 0, "whole.ckpt", "whole") == 0
-    assert run_script(tmp_path, 22, "killed.ckpt", "killed") == -signal.SIGKILL  # 8 to count, 8 of epoch 1, 5 of epoch 2
-    assert not (tmp_path / "killed").exists() and (tmp_path / "killed.ckpt").exists()
-    assert run_script(tmp_path, 0, "killed.ckpt", "killed") == 0
-    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
+    for kill_at in (14, 17, 22):  # 8 batches are counted; 5 of epoch 1 are trained on, all of them, and 5 of epoch 2
+        name = f"killed{kill_at}"
+        assert run_script(tmp_path, kill_at, f"{name}.ckpt", name) == -signal.SIGKILL
+        assert not (tmp_path / name).exists() and (tmp_path / f"{name}.ckpt").exists()
+        assert run_script(tmp_path, 0, f"{name}.ckpt", name) == 0
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole").read_bytes()
