@@ -17,7 +17,7 @@ from edgecc.errors import UsageError
 from edgecc.ir.fake import evaluate
 from edgecc.ir.ops import bound_arguments
 from edgecc.ir.program import Program
-from edgecc.ir.quantized import is_dequantize
+from edgecc.ir.quantized import CHOOSE, QUANTIZE, is_dequantize, is_quantize
 from edgecc.quantization import fake_quant
 from edgecc.quantization import operators as ops
 
@@ -157,7 +157,7 @@ def _straight_through(program: Program) -> None:
     """Let gradients pass the quantize and dequantize calls of rows that are rounded while the program runs."""
     for node in program.calls():
         q = node.args[0] if is_dequantize(node) else None
-        if not isinstance(q, fx.Node) or q.op != "call_function" or not isinstance(x := q.args[0], fx.Node):
+        if not isinstance(q, fx.Node) or not is_quantize(q) or not isinstance(x := q.args[0], fx.Node):
             continue
         with program.graph.inserting_after(program.inputs()[-1] if x.op == "placeholder" else x):
             apart = program.graph.call_function(aten.detach.default, (x,))
@@ -165,15 +165,20 @@ def _straight_through(program: Program) -> None:
             new = program.graph.call_function(_straight, (x, node))
         apart.meta, new.meta = dict(x.meta), dict(node.meta)
         q.replace_input_with(x, apart)
-        for user in [u for u in x.users if getattr(u.target, "namespace", "") == "quantized_decomposed"]:
+        for user in [u for u in x.users if u.target in QUANTIZE | CHOOSE]:
             user.replace_input_with(x, apart)
         for user in [u for u in node.users if u is not new]:
             user.replace_input_with(node, new)
 
 
 def in_float(program: Program) -> Program:
-    """A copy that shares the weights and quantizes nothing at fake-quant nodes."""
+    """A copy that shares the weights and rounds nothing: neither at fake-quant nodes nor by scales that are computed."""
     plain = program.snapshot()
+    for node in [n for n in plain.calls() if is_dequantize(n)]:
+        q = node.args[0]
+        if isinstance(q, fx.Node) and is_quantize(q) and isinstance(q.args[0], fx.Node):
+            node.replace_all_uses_with(q.args[0])
+            plain.erase_dead([node])
     for node in plain.calls(fake_quant.ACTIVATION, fake_quant.WEIGHT):
         source = node.args[0]
         assert isinstance(source, fx.Node)

@@ -122,7 +122,8 @@ def test_a_scale_keeps_a_part_of_itself():
     assert all(torch.equal(s.detach(), before[k] / 64) for k, s in student.scales.items())
 
 
-def test_the_float_program_is_the_model():
+@pytest.mark.parametrize("scheme", ["w2a8", "w4a8-g16", "int8-dynamic"])
+def test_the_float_program_is_the_model(scheme):
     model, x = mlp(), numbers(4, 8)
-    program = quantized(model, x)
+    program = quantized(model, x, scheme=scheme)
     assert torch.equal(in_float(program)(x)[0], model(x)) and not torch.equal(program(x)[0], model(x))
