@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgecc.pipeline.base import EXACT, REORDERED, Lossy, Pass
     from edgecc.pipeline.context import PassContext
     from edgecc.pipeline.spec import Pipeline
+    from edgecc.quantization.support import QuantSupport
     from edgecc.rewrite.rewrite_pass import RewritePass
     from edgecc.targeting.base import Capabilities, Lowered, Requirement, Runner, Target
 
@@ -37,6 +38,7 @@ __all__ = [
     "PassContext",
     "Pipeline",
     "Program",
+    "QuantSupport",
     "Requirement",
     "RewritePass",
     "Runner",
@@ -58,6 +60,7 @@ _HOMES = {
     "edgecc.pipeline.base": ("EXACT", "REORDERED", "Lossy", "Pass"),
     "edgecc.pipeline.context": ("PassContext",),
     "edgecc.pipeline.spec": ("Pipeline",),
+    "edgecc.quantization.support": ("QuantSupport",),
     "edgecc.rewrite.rewrite_pass": ("RewritePass",),
     "edgecc.targeting.base": ("Capabilities", "Lowered", "Requirement", "Runner", "Target"),
 }

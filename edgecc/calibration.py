@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,22 @@ class CalibrationSet:
         specs = {s.name: s for s in self.signature.inputs}
         try:
             if isinstance(item, Mapping):
-                return self.signature.bind({str(k): _tensor(v, specs.get(str(k))) for k, v in item.items()})
-            values = item if isinstance(item, (tuple, list)) else (item,)
-            found = tuple(_tensor(v, s) for v, s in zip(values, self.signature.inputs, strict=False))
-            self.signature.check(found if len(found) == len(values) else tuple(map(_tensor, values, [None] * len(values))))
+                found = self.signature.bind({str(k): _tensor(v, specs.get(str(k))) for k, v in item.items()})
+            else:
+                values = item if isinstance(item, (tuple, list)) else (item,)
+                found = tuple(_tensor(v, s) for v, s in zip_longest(values, self.signature.inputs[: len(values)]))
+                self.signature.check(found)
+            _check_numbers(found, self.signature)
         except UsageError as error:
             raise UsageError(f"{self.origin}, sample {index}: {error.message}", hint=error.hint) from error
         return found
+
+
+def _check_numbers(sample: Sample, signature: Signature) -> None:
+    """Infinite numbers are left: masks have them."""
+    for tensor, spec in zip(sample, signature.inputs, strict=True):
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise UsageError(f"{spec.name} holds NaN")
 
 
 def _tensor(value: Any, spec: TensorSpec | None) -> torch.Tensor:

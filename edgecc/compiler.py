@@ -135,6 +135,7 @@ def _rewrite(job: Job, dumps: Sequence[Instrument]) -> Rewritten:
     report.steps = timed(report, "passes", lambda: manager.run(pipeline, job.program, context, instruments))
     report.compiled = cost(job.program)
     report.training = context.facts.pop("training", None)
+    _check_effect(report, options)
     if kept.program and kept.quantized and not options.stop_after:
         timed(report, "quantization", lambda: _summarize(job, kept.program, kept.quantized, report, context))
     if score is not None:
@@ -153,7 +154,7 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
     Raises CaptureError where it did not: the model is random or depends on values that tracing fixed.
     """
     options = job.recipe.options
-    chosen = [*data.samples(job.program, seed=options.seed, count=options.cases), *job.samples]
+    chosen = checked(job)
     report = Report(cost(job.program))
     limit = options.max_drop if options.max_drop >= 0 else None
     context = PassContext(
@@ -171,6 +172,18 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
             hint="does the model draw random numbers or branch on values of tensors?",
         )
     return report, context, outputs
+
+
+def checked(job: Job) -> list[Sample]:
+    """The samples that everything is compared on: seeded ones and those of the job, or the first ones of calibration data.
+
+    Random inputs may lie far outside of calibrated ranges; where a dimension is dynamic they are checked too, for its sizes.
+    """
+    options = job.recipe.options
+    seeded = data.samples(job.program, seed=options.seed, count=options.cases)
+    if job.calibration is None:
+        return [*seeded, *job.samples]
+    return [*islice(job.calibration, options.cases), *job.samples, *(seeded if job.program.signature.dims else ())]
 
 
 def _run_original(job: Job, sample: Sample) -> tuple[torch.Tensor, ...]:
@@ -203,6 +216,7 @@ class KeepFloat(Instrument):
     def after(self, step: Step, program: Program, context: PassContext) -> None:
         if step.pass_.name == "insert-fake-quant":
             self.program = self.program or self._last
+            self.quantized = program.snapshot()  # where there are codes alone, nothing is left to finalize
         elif step.pass_.name == TRAIN:
             self.trained = program.snapshot()
         elif step.pass_.name == "finalize-quant":
@@ -222,6 +236,17 @@ def _summarize(job: Job, before: Program | None, after: Program | None, report: 
         **summary.as_dict(),
         **context.facts,
     }
+
+
+def _check_effect(report: Report, options: CompileOptions) -> None:
+    """Raises ContractError where the options ask for quantization and nothing was quantized."""
+    steps = [s for s in report.steps if s.pass_.name == "insert-fake-quant"]
+    if not options.quant or not steps or any(s.rewrites for s in steps):
+        return
+    reasons = [str(r) for r in report.remarks.of("insert-fake-quant", "missed")] or ["the model has no layer that multiplies by weights"]
+    raise ContractError(
+        f"--quant {options.quant} quantized nothing:\n  " + "\n  ".join(reasons[:8]), hint="leave --quant out, or look at --quant-layer"
+    )
 
 
 def _evaluated(job: Job, context: PassContext, what: str) -> float | None:
@@ -334,13 +359,18 @@ def _bounds(job: Job, context: PassContext, wanted: list[tuple[torch.Tensor, ...
         return stated, 0.0
     own = max(job.target.tolerance or stated, rounding(job.program.dtypes()))
     calls = job.program.calls()
-    if not any(is_dequantize(n) or reads_codes(n) or is_float8(n) for n in calls):
+    if not _asks_for_quantization(job.recipe.options) and not any(is_dequantize(n) or reads_codes(n) or is_float8(n) for n in calls):
         return own, 0.0
     lost = compare(wanted, [job.program(*sample) for sample in context.samples])  # 0 where it was quantized before it came here
     if not any(is_quantize(n) or is_float8(n) for n in calls):
         return own + lost.relative, 0.0
     loose, sqnr = QUANTIZED if own == stated else QUANTIZED_HALF
     return max(own, loose) + lost.relative, _added_noise(sqnr, lost.sqnr_db)
+
+
+def _asks_for_quantization(options: CompileOptions) -> bool:
+    """Whether the options put fake-quant nodes in: what codes of 4 bits become are no q/dq operators."""
+    return bool(options.quant) or "insert-fake-quant" in options.pipeline or any("insert-fake-quant" in text for _, text in options.insert)
 
 
 def _added_noise(first: float, second: float) -> float:

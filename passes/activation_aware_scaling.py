@@ -30,7 +30,9 @@ _GAIN = 0.98
 
 @dataclass(frozen=True)
 class ActivationAwareScaling(Pass):
-    """`scheme`: how the weights will be quantized. `steps`: exponents tried between 0 and 1."""
+    """Scale the channels of linear layers' inputs for the least error of weights in few bits.
+
+    `scheme`: how the weights will be quantized. `steps`: exponents tried between 0 and 1."""
 
     name = "activation-aware-scaling"
     numerics = EXACT

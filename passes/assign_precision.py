@@ -9,7 +9,7 @@ of two activations, which is what attention is made of; norms are in floating po
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,7 +19,7 @@ from torch import fx
 from edgecc.analysis.cost import macs
 from edgecc.errors import ContractError
 from edgecc.ir.program import Program
-from edgecc.pipeline.base import Lossy, Pass
+from edgecc.pipeline.base import LOSSY, Pass
 from edgecc.pipeline.context import PassContext, Sample
 from edgecc.quantization import fake_quant, weights
 from edgecc.quantization import operators as ops
@@ -28,12 +28,14 @@ from edgecc.quantization.scheme import WeightFormat
 
 @dataclass(frozen=True)
 class AssignPrecision(Pass):
-    """Higher precision: inputs in floating point with the weight's integers kept, or a weight of 8 bits where only weights are
+    """Keep the layers that suffer most in higher precision, as few as the limits allow.
+
+    Higher precision: inputs in floating point with the weight's integers kept, or a weight of 8 bits where only weights are
     quantized. `samples`: how many sensitivities are measured on.
     """
 
     name = "assign-precision"
-    numerics = Lossy(min_sqnr_db=-300)  # what it takes away is noise
+    numerics = LOSSY  # what it takes away is noise
 
     min_sqnr_db: float = 20.0
     samples: int = 4
@@ -45,14 +47,15 @@ class AssignPrecision(Pass):
             return 0
         if context.calibration is None and context.evaluate is None:
             return _without_data(program, layers, context)
+        limit = _Limit.of(program, context)
+        if limit is not None and limit.holds(()):
+            context.note(layers[0], "no layer is in higher precision: the limit holds without")
+            return 0
         noise = _sensitivities(program, layers, list(islice(context.data, self.samples)), context)
         sizes = program.example_sizes()
         order = sorted(layers, key=lambda n: noise[n] / max(1, macs(n, sizes)), reverse=True)
         context.facts["sensitivity_db"] = {n.name: _decibel(noise[n]) for n in layers}
-        if context.evaluate is None or context.max_drop is None:
-            chosen = [n for n in order if -_decibel(noise[n]) < self.min_sqnr_db]
-        else:
-            chosen = order[: _fewest(program, order, context)]
+        chosen = [n for n in order if -_decibel(noise[n]) < self.min_sqnr_db] if limit is None else order[: limit.fewest(order)]
         for node in chosen:
             _raise(program, node)
             context.applied(node, f"in higher precision: alone it leaves {-_decibel(noise[node]):.1f} dB of the outputs")
@@ -133,36 +136,50 @@ def _decibel(noise: float) -> float:
     return round(10 * math.log10(noise), 2) if noise > 0 else -300.0
 
 
-def _fewest(program: Program, order: Sequence[fx.Node], context: PassContext) -> int:
-    """The least number of layers, from the front, whose precision must be raised: found by halving."""
-    assert context.evaluate is not None and context.max_drop is not None
-    bare = program.snapshot()
-    for node in list(bare.calls(*ops.CONTRACTIONS)):
-        _bypass(node)
-    _skip_other_activations(bare, "")
-    bare.recompile()
-    least = context.evaluate(bare) - context.max_drop
+@dataclass(frozen=True)
+class _Limit:
+    """The evaluation of a program must be at least `least`."""
 
-    def holds(count: int) -> bool:
-        context.progress.detail(f"evaluate with {count} of {len(order)} layers in higher precision")
-        tried = program.snapshot()
-        names = {n.name for n in order[:count]}
+    program: Program
+    context: PassContext
+    evaluate: Callable[[Program], float]
+    least: float
+
+    @classmethod
+    def of(cls, program: Program, context: PassContext) -> _Limit | None:
+        """By what the program evaluates to in floating point; None where nobody said what may be lost."""
+        if context.evaluate is None or context.max_drop is None:
+            return None
+        bare = program.snapshot()
+        for node in list(bare.calls(*ops.CONTRACTIONS)):
+            _bypass(node)
+        _skip_other_activations(bare, "")
+        bare.recompile()
+        return cls(program, context, context.evaluate, context.evaluate(bare) - context.max_drop)
+
+    def holds(self, raised: Sequence[fx.Node]) -> bool:
+        self.context.progress.detail(f"evaluate with {len(raised)} layers in higher precision")
+        tried, names = self.program.snapshot(), {n.name for n in raised}
         for node in [n for n in tried.calls(*ops.CONTRACTIONS) if n.name in names]:
             _raise(tried, node)
         tried.recompile()
-        assert context.evaluate is not None
-        return context.evaluate(tried) >= least
+        return self.evaluate(tried) >= self.least
 
-    low, high = 0, len(order)
-    if not holds(high):
-        raise ContractError(
-            f"more than {context.max_drop:g} of the evaluation is lost even with every layer in higher precision",
-            hint="a larger --max-drop, more calibration data, or another --quant",
-        )
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return high
+    def fewest(self, order: Sequence[fx.Node]) -> int:
+        """The least number of layers, from the front, whose precision must be raised, at least one: found by halving.
+
+        Raises ContractError where the limit does not hold with all of them.
+        """
+        if not self.holds(order):
+            raise ContractError(
+                f"more than {self.context.max_drop:g} of the evaluation is lost even with every layer in higher precision",
+                hint="a larger --max-drop, more calibration data, or another --quant",
+            )
+        low, high = 1, len(order)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.holds(order[:middle]) else (middle + 1, high)
+        return high
 
 
 def _raise(program: Program, node: fx.Node) -> None:

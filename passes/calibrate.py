@@ -11,7 +11,7 @@ from torch import fx
 
 from edgecc.errors import UsageError
 from edgecc.ir.program import Program
-from edgecc.pipeline.base import Lossy, Pass
+from edgecc.pipeline.base import LOSSY, Pass
 from edgecc.pipeline.context import PassContext
 from edgecc.quantization import fake_quant, observers
 from edgecc.quantization.affine import affine
@@ -29,7 +29,7 @@ class Calibrate(Pass):
     """
 
     name = "calibrate"
-    numerics = Lossy(min_sqnr_db=-300)  # what the ranges were before says nothing; the report has the distance to the model
+    numerics = LOSSY  # what the ranges were before says nothing; the report has the distance to the model
 
     method: str = "mse"
     percentile: float = 99.99

@@ -14,7 +14,7 @@ from torch import fx
 
 from edgecc.errors import UsageError
 from edgecc.ir.program import Program
-from edgecc.pipeline.base import Lossy, Pass
+from edgecc.pipeline.base import LOSSY, Pass
 from edgecc.pipeline.context import PassContext
 from edgecc.quantization import fake_quant
 from edgecc.quantization import operators as ops
@@ -27,10 +27,13 @@ _BLOCK = 128
 
 @dataclass(frozen=True)
 class CompensateRounding(Pass):
-    """`damping`: part of the mean of H's diagonal that is added to it. Linear layers and convolutions with fake-quantized weights."""
+    """Round fake-quantized weights of linear layers and convolutions so that columns make up for each other's errors.
+
+    `damping`: part of the mean of H's diagonal that is added to it.
+    """
 
     name = "compensate-rounding"
-    numerics = Lossy(min_sqnr_db=-300)  # against the weights rounded to nearest, from which this moves away
+    numerics = LOSSY  # against the weights rounded to nearest, from which this moves away
 
     damping: float = 0.01
 

@@ -15,7 +15,7 @@ from torch import fx
 
 from edgecc.ir import provenance
 from edgecc.ir.program import Program
-from edgecc.pipeline.base import Lossy, Pass
+from edgecc.pipeline.base import LOSSY, Pass
 from edgecc.pipeline.context import PassContext, Sample
 from edgecc.quantization import fake_quant
 from edgecc.quantization import operators as ops
@@ -29,10 +29,13 @@ _NAME = "corrected_bias"
 
 @dataclass(frozen=True)
 class CorrectBias(Pass):
-    """Linear layers and convolutions with a fake-quantized weight or input. `samples`: how many are run side by side."""
+    """Take the shift of the mean out of quantized linear layers and convolutions, by their biases.
+
+    `samples`: how many are run side by side.
+    """
 
     name = "correct-bias"
-    numerics = Lossy(min_sqnr_db=-300)  # the shift that it takes out may be most of the output
+    numerics = LOSSY  # the shift that it takes out may be most of the output
 
     samples: int = 32
 

@@ -18,7 +18,7 @@ from edgecc.errors import UsageError
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import module_path
 from edgecc.ir.quantized import is_dequantize, quantized
-from edgecc.pipeline.base import Lossy, Pass
+from edgecc.pipeline.base import LOSSY, Pass
 from edgecc.pipeline.blame import values
 from edgecc.pipeline.context import PassContext
 from edgecc.quantization import codes, fake_quant, weights
@@ -41,7 +41,7 @@ class InsertFakeQuant(Pass):
     """
 
     name = "insert-fake-quant"
-    numerics = Lossy(min_sqnr_db=-300)  # a range is not known yet
+    numerics = LOSSY  # a range is not known yet
 
     scheme: str = "int8"
     placement: str = "integer"
@@ -58,6 +58,8 @@ class InsertFakeQuant(Pass):
         for node in found:
             if not chosen[node].integers:
                 context.missed(node, f"stays in floating point: its scheme is {chosen[node].name}")
+            elif chosen[node].activation is None and not ops.has_weight(program, node):
+                context.missed(node, f"stays in floating point: it has no stored weight, and {chosen[node].name} quantizes weights alone")
         count = _insert_static(program, self, chosen, context)
         count += sum(_insert_dynamic(program, node, chosen[node], context) for node in found)
         count += _insert_weights(program, chosen, context)

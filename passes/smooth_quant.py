@@ -24,7 +24,9 @@ from edgecc.quantization.statistics import channel_peaks
 
 @dataclass(frozen=True)
 class SmoothQuant(Pass):
-    """`alpha`: 0 leaves activations as they are, 1 makes their channels even. `insert`: whether a multiplication is inserted
+    """Even out the channels that linear layers read, at the cost of their weights.
+
+    `alpha`: 0 leaves activations as they are, 1 makes their channels even. `insert`: whether a multiplication is inserted
     where nothing before the layer can be divided, such as a norm that a residual connection reads too.
     """
 

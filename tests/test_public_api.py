@@ -9,7 +9,7 @@ import edgecc
 
 PUBLIC = {
     "EXACT", "REORDERED", "Capabilities", "CompileOptions", "CompileResult", "Dim", "EdgeccError", "Lossy", "Lowered", "Pass",
-    "PassContext", "Pipeline", "Program", "Requirement", "RewritePass", "Runner", "Target", "compile", "load", "runners", "testing", "trace",
+    "PassContext", "Pipeline", "Program", "QuantSupport", "Requirement", "RewritePass", "Runner", "Target", "compile", "load", "runners", "testing", "trace",
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ def main() -> None:
         "graph": lambda _: graph(),
         "integers": integers,
         "onnx": onnx,
+        "quantization": quantization,
         "quantized": lambda _: quantized(),
         "resnet20": lambda _: resnet20(),
         "training": training,
@@ -38,7 +39,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=sorted(benches))
     parser.add_argument(
-        "--models", nargs="+", default=[], metavar="M", help="arm, x86: these models of benchmarks/models.py, tuned or held-out (all)"
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="M",
+        help="arm, x86: these models of benchmarks/models.py, tuned or held-out (all); quantization: resnet20, minilm, minilm-files",
     )
     parser.add_argument("--cpu", choices=("cortex-a72", "neoverse-n1"), default="cortex-a72", help="arm: what is emulated and compiled for")
     parser.add_argument("--fresh", action="store_true", help="arm: measure the peers again")
@@ -89,6 +94,13 @@ def onnx(args: argparse.Namespace) -> None:
 
     onnx.table(minilm_directory(), args.seconds)
     measure(["-m", "tools.benchmarks.onnx", "float16"])
+
+
+def quantization(args: argparse.Namespace) -> None:
+    """Accuracy and size of quantized ResNet-20 and MiniLM, ours beside ONNX Runtime's quantizers and torchao."""
+    from benchmarks import quantization
+
+    quantization.table(args.models, DATA, minilm_directory())
 
 
 def quantized() -> None:

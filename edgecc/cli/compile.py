@@ -17,7 +17,6 @@ from edgecc.errors import UsageError
 from edgecc.recipe import Recipe
 
 if TYPE_CHECKING:
-    from edgecc.ir.signature import Signature
     from edgecc.report import Report
     from edgecc.training.task import Task
 
@@ -113,7 +112,7 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
         output,
         bool(args.overwrite),
         instruments,
-        **_data(recipe, loaded.program.signature),
+        **settings.data(recipe, loaded.program.signature),
         training=_task(recipe, writes=not args.dry_run),
         progress=session.terminal.progress,
     )
@@ -126,30 +125,6 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
     document["dump"] = str(output / "ir") if recipe.options.dump_ir else None
     document["timing"] = bool(args.timing)
     return Answer(document)
-
-
-def _data(recipe: Recipe, signature: Signature) -> dict[str, Any]:
-    """The samples to check, to calibrate with, and the evaluation of a job. Raises UsageError."""
-    from edgecc import calibration, reference
-    from edgecc.frontend import factory
-
-    found: dict[str, Any] = {}
-    if recipe.eval:
-        found["evaluate"] = calibration.evaluation(factory.function(recipe.eval), recipe.eval)
-    elif recipe.options.max_drop >= 0:
-        raise UsageError("--max-drop needs something to measure", hint="--eval module:function")
-    if not recipe.calibration:
-        return found
-    if factory.is_factory(recipe.calibration):
-        data = calibration.CalibrationSet(factory.function(recipe.calibration), signature, recipe.calibration)
-    elif recipe.options.quant:
-        data = calibration.from_files(Path(recipe.calibration), signature)
-    else:
-        return {**found, "samples": reference.read_samples(Path(recipe.calibration), signature)}
-    first = next(iter(data), None)
-    if first is None:
-        raise UsageError(f"{recipe.calibration} gives no sample", hint="give at least one; 100 to 500 are usual")
-    return {**found, "calibration": data, "samples": [first]}
 
 
 def _task(recipe: Recipe, *, writes: bool) -> Task | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", type=Path, metavar="PROGRAM", help="a .pt2, or an .ir that names its .pt2 in the first line")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.pt2", help="write the program there; without it the IR is printed")
+    parser.add_argument("--calibration", metavar="FILE.npz|DIR|MODULE:FUNCTION", help="inputs that passes which quantize look at")
     settings.add_load(parser)
     debugging.add_flags(parser)
 
@@ -85,7 +86,8 @@ def _rewrite(
 
     options = recipe.options
     samples = data.samples(program, seed=options.seed, count=options.cases) if options.verify == "numerics" else ()
-    context = PassContext(samples, options.seed, report.remarks, session.terminal.progress)
+    given = settings.data(recipe, program.signature, calibrates=True)
+    context = PassContext(samples, options.seed, report.remarks, session.terminal.progress, **given)
     chosen = [*compiler.checks(options), RecordCost(), *debugging.instruments(args, pipeline, session)]
     if args.dry_run or not options.dump_ir:
         return manager.run(pipeline, program, context, chosen)

@@ -51,13 +51,15 @@ def options(kind: type) -> dict[str, Any]:
 
 
 def _numerics(kind: type[Pass]) -> str:
-    from edgecc.pipeline.base import Exact, Lossy, Reordered
+    from edgecc.pipeline.base import LOSSY, Exact, Lossy, Reordered
 
     promise = kind.numerics
     if isinstance(promise, Exact):
         return "exact"
     if isinstance(promise, Reordered):
         return f"reordered, {promise.tolerance:g}"
+    if promise == LOSSY:
+        return "lossy"
     return f"lossy, {promise.min_sqnr_db:g} dB" if isinstance(promise, Lossy) else str(promise)
 
 

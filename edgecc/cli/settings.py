@@ -13,6 +13,7 @@ from edgecc.recipe import Recipe
 
 if TYPE_CHECKING:
     from edgecc.frontend.load import Loaded
+    from edgecc.ir.signature import Signature
     from edgecc.registry import Registry
 
 if sys.version_info >= (3, 11):
@@ -124,6 +125,30 @@ def load_model(args: argparse.Namespace, found: Recipe) -> Loaded:
             allow_nonfinite=args.allow_nonfinite,
             seed=found.options.seed,
         )
+
+
+def data(recipe: Recipe, signature: Signature, *, calibrates: bool = False) -> dict[str, Any]:
+    """The samples to check, to calibrate with, and the evaluation of a job. Raises UsageError."""
+    from edgecc import calibration, reference
+    from edgecc.frontend import factory
+
+    found: dict[str, Any] = {}
+    if recipe.eval:
+        found["evaluate"] = calibration.evaluation(factory.function(recipe.eval), recipe.eval)
+    elif recipe.options.max_drop >= 0:
+        raise UsageError("--max-drop needs something to measure", hint="--eval module:function")
+    if not recipe.calibration:
+        return found
+    if factory.is_factory(recipe.calibration):
+        data = calibration.CalibrationSet(factory.function(recipe.calibration), signature, recipe.calibration)
+    elif recipe.options.quant or calibrates:
+        data = calibration.from_files(Path(recipe.calibration), signature)
+    else:
+        return {**found, "samples": reference.read_samples(Path(recipe.calibration), signature)}
+    first = next(iter(data), None)
+    if first is None:
+        raise UsageError(f"{recipe.calibration} gives no sample", hint="give at least one; 100 to 500 are usual")
+    return {**found, "calibration": data}
 
 
 def _insertion(text: str) -> tuple[str, str]:

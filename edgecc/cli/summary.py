@@ -32,7 +32,7 @@ def show_quantization(found: Mapping[str, Any] | None, terminal: Terminal) -> No
     if not found:
         return
     rows = [_layer(layer) for layer in found["layers"]]
-    terminal.print(f"quantized {found['scheme'] or 'by its own passes'}, ranges from {found['data']}")
+    terminal.print(f"scheme    {found['scheme'] or 'that of the passes'}, ranges from {found['data']}")
     terminal.table(("layer", "weight", "input", "range", "saturated", "SQNR dB", "share of MACs", "bytes"), _shares(rows, found["layers"]))
     share = f"{100 * found['integer_mac_share']:.1f} % of multiply-accumulates in integers"
     terminal.print(f"weights   {size(found['float_weight_bytes'])} -> {size(found['weight_bytes'])} with scales, {share}")

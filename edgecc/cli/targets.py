@@ -11,10 +11,11 @@ from edgecc.cli.command import Answer, Command, Document
 from edgecc.cli.passes import options
 from edgecc.cli.session import Session
 from edgecc.cli.terminal import Terminal
-from edgecc.errors import UsageError
+from edgecc.errors import MissingToolError, UsageError
 
 if TYPE_CHECKING:
     from edgecc.registry import Registry
+    from edgecc.targeting.base import Target
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +29,10 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
         raise UsageError(f"edgecc targets {args.action}: want nothing or 'show NAME'", hint="edgecc targets show NAME")
     registry = settings.registry(args.load)
     names = [args.name] if args.name else sorted(registry.targets)
-    return Answer({"targets": [_describe(name, registry) for name in names], "full": bool(args.name)})
+    return Answer({"targets": [_describe(name, registry, full=bool(args.name)) for name in names], "full": bool(args.name)})
 
 
-def _describe(name: str, registry: Registry) -> dict[str, Any]:
+def _describe(name: str, registry: Registry, *, full: bool) -> dict[str, Any]:
     target = registry.create_target(name, {})
     needs = requirements(name, registry)
     return {
@@ -39,9 +40,19 @@ def _describe(name: str, registry: Registry) -> dict[str, Any]:
         "doc": inspect.getdoc(type(target)) or "",
         "options": options(type(target)),
         "pipeline": target.pipeline(),
+        "quantization": _quantization(target) if full else "",
         "ready": all(need["found"] for need in needs if need["required"]),
         "requirements": needs,
     }
+
+
+def _quantization(target: Target) -> str:
+    """What the target runs of quantized programs, `""` where that is nothing or its packages are missing."""
+    try:
+        found = target.capabilities().quantization
+    except MissingToolError:
+        return ""
+    return str(found) if found else ""
 
 
 def requirements(name: str, registry: Registry) -> list[dict[str, Any]]:
@@ -66,6 +77,8 @@ def show(document: Document, terminal: Terminal) -> None:
         terminal.print("pipeline")
         for phase in target["pipeline"].split("|"):
             terminal.print(f"  {phase.strip()}")
+        if target["quantization"]:
+            terminal.print(f"\nquantization\n  {target['quantization']}")
         terminal.print()
         show_requirements(target["requirements"], terminal)
 

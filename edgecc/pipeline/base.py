@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass, fields
@@ -37,6 +38,8 @@ class Lossy:
     min_sqnr_db: float
 
 
+#: What is lost is measured and reported; the options of a compile bound it, not the pass.
+LOSSY = Lossy(-math.inf)
 Numerics = Exact | Reordered | Lossy
 EXACT, REORDERED = Exact(), Reordered()
 

@@ -1,10 +1,11 @@
-"""4-bit floating-point codes for weights, in plain ATen that every target with a table lookup can run.
+"""4-bit floating-point codes for weights.
 
 NF4: 16 numbers, quantiles of the normal distribution, times one f32 scale a block of 64. Dettmers et al. 2023, section 3.
 NVFP4: E2M1 numbers, times an E4M3 scale a block of 16, times one f32 scale a tensor. NVIDIA, TensorRT documentation, Working
 with Quantized Types: NVFP4.
 
-The codes are stored as uint8, two of them in a byte.
+NF4 is plain ATen: two codes share a byte, which is looked up in a table of 256 pairs. NVFP4 is twice E2M1 as integers, in groups of
+16, whose scales are FP8 dequantized by one number.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import fx
 from edgecc.ir import provenance
 from edgecc.ir.ops import short_name
 from edgecc.ir.program import Program
+from edgecc.ir.quantized import quantized
 from edgecc.quantization.scheme import WeightFormat
 
 aten = torch.ops.aten
@@ -38,6 +40,12 @@ def normal_quantiles() -> torch.Tensor:
 def table(codes: str) -> torch.Tensor:
     """The numbers of the 16 codes [16] f32."""
     return normal_quantiles() if codes == "nf4" else torch.tensor([*_E2M1, *(-v for v in _E2M1)])
+
+
+def pairs(codes: str) -> torch.Tensor:
+    """The two numbers of a byte, the low half first [256, 2] f32."""
+    numbers, byte = table(codes), torch.arange(256)
+    return torch.stack([numbers[byte & 15], numbers[byte >> 4]], 1)
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,9 @@ def decode(coded: Coded, kind: WeightFormat) -> torch.Tensor:
 
 
 def insert(program: Program, weight: fx.Node, before: fx.Node, kind: WeightFormat) -> fx.Node:
-    """table[codes] * scale in place of a weight, from two codes a byte; returns what its readers shall read."""
+    """What stands in place of a weight; returns what its readers shall read."""
     held = program.weight(weight)
     coded = encode(held, kind)
-    packed = coded.codes[:, ::2] | (coded.codes[:, 1::2] << 4)
 
     def stored(name: str, tensor: torch.Tensor) -> fx.Node:
         return program.add_weight(f"{weight.target}_{name}", tensor, weight)
@@ -85,13 +92,18 @@ def insert(program: Program, weight: fx.Node, before: fx.Node, kind: WeightForma
         provenance.inherit(new, [weight, before])
         return new
 
-    data = stored("codes", packed)
-    low, high = call(aten.bitwise_and.Scalar, data, 15), call(aten.bitwise_right_shift.Tensor_Scalar, data, 4)
-    both = call(aten.stack.default, [low, high], 2)
-    numbers = call(aten.embedding.default, stored("table", table(kind.codes)[:, None]), call(aten.to.dtype, both, torch.int64))
-    scales = coded.scale if kind.codes == "nf4" else coded.scale.to(torch.float8_e4m3fn)
-    scale = stored("scale", scales)
     if kind.codes == "nvfp4":
-        scale = call(aten.mul.Tensor, call(aten.to.dtype, scale, torch.float32), stored("tensor_scale", coded.tensor_scale))
+        twice = (2 * table("nvfp4"))[coded.codes.long()].to(torch.int8).reshape(held.shape[0], -1)
+        half = float(coded.tensor_scale) / 2
+        fp8 = stored("scale", coded.scale.reshape(held.shape[0], -1).to(torch.float8_e4m3fn))
+        scales = call(quantized.dequantize_per_tensor.default, fp8, half, 0, -448, 448, torch.float8_e4m3fn)
+        rows = call(
+            *(quantized.dequantize_per_channel_group.default, stored("codes", twice), scales, None, -12, 12, torch.int8),
+            *(kind.group, torch.float32),
+        )
+        return rows if held.dim() == 2 else call(aten.reshape.default, rows, list(held.shape))
+    data = stored("codes", coded.codes[:, ::2] | (coded.codes[:, 1::2] << 4))
+    numbers = call(aten.embedding.default, stored("pairs", pairs(kind.codes)), call(aten.to.dtype, data, torch.int32))
+    scale = stored("scale", coded.scale)
     blocks = call(aten.reshape.default, numbers, [-1, kind.group])
     return call(aten.reshape.default, call(aten.mul.Tensor, blocks, scale), list(held.shape))

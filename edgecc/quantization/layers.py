@@ -127,7 +127,10 @@ def _widths(program: Program) -> dict[str, float]:
 
 
 def _bits(call: fx.Node) -> int:
+    """-12..12 are the 15 numbers of E2M1, doubled."""
     bound = bound_arguments(call)
+    if (bound["quant_min"], bound["quant_max"]) == (-12, 12):
+        return 4
     return int(bound["quant_max"] - bound["quant_min"]).bit_length()
 
 

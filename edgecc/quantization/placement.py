@@ -77,8 +77,9 @@ def points(program: Program, where: Placement, keep: Iterable[fx.Node] = (), *, 
             found.left[node] = reason
         else:
             found.contractions.append(node)
-    integers = _integers(program, where, set(found.contractions))
-    found.readers = _readers(program, where, integers)
+    data = _carriers(program)
+    integers = _integers(program, where, set(found.contractions), data)
+    found.readers = _readers(program, where, integers, data)
     _tie(found, integers)
     return found
 
@@ -104,13 +105,13 @@ def _is_softmax(value: object) -> bool:
     return isinstance(value, fx.Node) and value.target in _SOFTMAX
 
 
-def _integers(program: Program, where: Placement, contractions: set[fx.Node]) -> set[fx.Node]:
+def _integers(program: Program, where: Placement, contractions: set[fx.Node], data: set[fx.Node]) -> set[fx.Node]:
     """Calls that read and give integers, or only read them: the contractions, and followers between them.
 
     The largest set in which a follower has all signals from what gives integers, and some reader that wants them: an integer
     call, or the end of the program.
     """
-    found = contractions | {n for n in program.calls() if n.target in where.followers and _may_follow(program, n)}
+    found = contractions | {n for n in program.calls() if n.target in where.followers and _may_follow(n, data)}
     while True:
         lost = {n for n in found - contractions if not (_is_fed(n, where, found) and _is_wanted(n, found))}
         if not lost:
@@ -129,12 +130,12 @@ def _joined(contractions: set[fx.Node], found: set[fx.Node]) -> set[fx.Node]:
     return seen
 
 
-def _may_follow(program: Program, node: fx.Node) -> bool:
+def _may_follow(node: fx.Node, data: set[fx.Node]) -> bool:
     tensors = [a for a in node.all_input_nodes if isinstance(a.meta.get("val"), torch.Tensor)]
     if not ops.is_signal(node) or not tensors or not all(map(ops.is_signal, tensors)):
         return False
     if node.target in ops.JOINS:
-        return len(node.args) == 2 and not node.kwargs and set(node.args) == set(tensors) and all(map(_carries_data, tensors))
+        return len(node.args) == 2 and not node.kwargs and set(node.args) == set(tensors) <= data
     if node.target in ops.CLAMPS:
         return not any(isinstance(a, fx.Node) for a in (*node.args[1:], *node.kwargs.values()))
     if node.target is aten.pad.default:
@@ -148,17 +149,14 @@ def _is_spatial(node: fx.Node) -> bool:
     return isinstance(axes, (list, tuple)) and all(isinstance(a, int) and a % rank >= 2 for a in axes)
 
 
-def _carries_data(node: fx.Node) -> bool:
-    """Whether a value depends on a floating-point input or an embedding: masks are made from integers and truth values."""
-    pending, seen = [node], {node}
-    while pending:
-        current = pending.pop()
-        if current.target in _EMBEDDINGS or (current.op == "placeholder" and ops.is_signal(current)):
-            return True
-        fresh = [a for a in current.all_input_nodes if a not in seen]
-        seen.update(fresh)
-        pending += fresh
-    return False
+def _carriers(program: Program) -> set[fx.Node]:
+    """Values that depend on a floating-point input or an embedding: masks are made from integers and truth values."""
+    found: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        source = node.target in _EMBEDDINGS or (node.op == "placeholder" and ops.is_signal(node))
+        if source or any(a in found for a in node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _is_fed(node: fx.Node, where: Placement, found: set[fx.Node]) -> bool:
@@ -178,7 +176,7 @@ def _is_wanted(node: fx.Node, found: set[fx.Node]) -> bool:
     return any(user in found or user.op == "output" for user in node.users)
 
 
-def _readers(program: Program, where: Placement, integers: set[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+def _readers(program: Program, where: Placement, integers: set[fx.Node], data: set[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     """Each value to quantize, with who reads it quantized.
 
     What an integer call gives is read so by everyone, what floating point gives only by integer calls. A value that only a
@@ -193,10 +191,10 @@ def _readers(program: Program, where: Placement, integers: set[fx.Node]) -> dict
         if closes and (users or _is_output(node)):
             if not _folds(node, integers):
                 found[node] = list(node.users)
-        elif not closes and users and not _is_constant_like(node):
+        elif not closes and users and node in data:
             found[node] = users
     if where.residuals:
-        _add_residuals(program, found, integers)
+        _add_residuals(program, found, integers, data)
     return {n: found[n] for n in program.graph.nodes if n in found}
 
 
@@ -211,10 +209,6 @@ def _is_output(node: fx.Node) -> bool:
     return any(user.op == "output" for user in node.users)
 
 
-def _is_constant_like(node: fx.Node) -> bool:
-    return not _carries_data(node)
-
-
 def _folds(node: fx.Node, integers: set[fx.Node]) -> bool:
     """Whether the one reader of a value is a clamp that the call before it takes in."""
     if len(node.users) != 1 or node.target not in ops.CONTRACTIONS | ops.JOINS | ops.POOLS:
@@ -223,11 +217,11 @@ def _folds(node: fx.Node, integers: set[fx.Node]) -> bool:
     return user.target in ops.CLAMPS and user in integers
 
 
-def _add_residuals(program: Program, found: dict[fx.Node, list[fx.Node]], integers: set[fx.Node]) -> None:
+def _add_residuals(program: Program, found: dict[fx.Node, list[fx.Node]], integers: set[fx.Node], data: set[fx.Node]) -> None:
     """What is added to the output of a convolution is read quantized, where it is no such output itself."""
     for node in program.calls(aten.add.Tensor):
         products = [a for a in node.all_input_nodes if a in integers and a.target in ops.CONVOLUTIONS]
-        others = [a for a in node.all_input_nodes if a not in products and ops.is_signal(a) and _carries_data(a)]
+        others = [a for a in node.all_input_nodes if a not in products and ops.is_signal(a) and a in data]
         if products and others:
             found.setdefault(others[0], []).append(node)
 

@@ -25,7 +25,9 @@ def passes(name: str, support: QuantSupport, layers: Sequence[tuple[str, str]], 
     """
     for each in (name, *(s for _, s in layers)):
         support.check(scheme(each), target)
-    groups = _placed(added)
+    static = any(s.activation and not s.activation.dynamic for s in map(scheme, (name, *(s for _, s in layers))))
+    own = [text for text in support.added if static and _name(text) not in map(_name, added)]
+    groups = _placed([*own, *added])
     symmetric = "true" if support.symmetric else "false"
     options = [f"scheme={_quoted(name)}", f"placement={_quoted(support.placement)}", f"symmetric={symmetric}"]
     if layers:

@@ -13,7 +13,7 @@ class QuantSupport:
     """`placement`: where q/dq stand, a name of `placement.PLACEMENTS`. `symmetric`: activations have zero point 0.
     `weight_bits`, `activation_bits`: of integers. `groups`: sizes that share a scale, 0 for a whole channel. `dynamic`: whether
     scales may be computed when the model runs. `codes`: 4-bit codes of weights. `precisions`: values of the target's
-    `precision` option.
+    `precision` option. `added`: passes that go with calibrated activations unless the user names one of the same name.
     """
 
     placement: str
@@ -25,6 +25,7 @@ class QuantSupport:
     dynamic: bool = True
     codes: tuple[str, ...] = ("int",)
     precisions: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
     def check(self, scheme: Scheme, target: str) -> None:
         """Raises UsageError that lists what the target has where it lacks something of the scheme."""

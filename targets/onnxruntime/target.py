@@ -13,7 +13,7 @@ from edgecc.targeting.base import Lowered, Runner
 from edgecc.targets.onnx_common.half_runner import HalfRunner
 from edgecc.targets.onnx_common.lowering.dialect import Dialect
 from edgecc.targets.onnx_common.ort_format import ORT_MODEL, convert
-from edgecc.targets.onnx_common.target import OnnxTarget
+from edgecc.targets.onnx_common.target import SMOOTHING, OnnxTarget
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
@@ -52,7 +52,7 @@ class OnnxRuntime(OnnxTarget):
 
     @property
     def quantization(self) -> QuantSupport:
-        return QuantSupport("convolutions", precisions=("fp16",))
+        return QuantSupport("convolutions", codes=("int", "nf4"), precisions=("fp16",), added=(SMOOTHING,))
 
     @property
     def dialect(self) -> Dialect:

@@ -14,7 +14,7 @@ from edgecc.quantization.support import QuantSupport
 from edgecc.targeting.base import Lowered
 from edgecc.targeting.lint import LintReport
 from edgecc.targets.onnx_common.lowering.dialect import Dialect
-from edgecc.targets.onnx_common.target import OnnxTarget
+from edgecc.targets.onnx_common.target import SMOOTHING, OnnxTarget
 from edgecc.targets.onnx_common.write import MODEL
 from edgecc.targets.tensorrt import sidecar
 from edgecc.targets.tensorrt.lint import profiles
@@ -46,7 +46,12 @@ class TensorRT(OnnxTarget):
     @property
     def quantization(self) -> QuantSupport:
         return QuantSupport(
-            *("clean", True, (4, 8), (8,), (0, 64, 128)), asymmetric_weights=False, dynamic=False, precisions=("fp16", "bf16")
+            *("clean", True, (4, 8), (8,), (0, 64, 128)),
+            asymmetric_weights=False,
+            dynamic=False,
+            codes=("int", "nvfp4"),
+            precisions=("fp16", "bf16"),
+            added=(SMOOTHING,),
         )
 
     @property

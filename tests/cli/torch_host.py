@@ -12,6 +12,7 @@ import torch
 from edgecc import EXACT, Capabilities, Lowered, Pass, Requirement, Runner, Target, load
 from edgecc.errors import ContractError, MissingToolError, UsageError
 from edgecc.ir import archive
+from edgecc.quantization.support import QuantSupport
 
 aten = torch.ops.aten
 CPUS = ("small", "large")
@@ -48,6 +49,16 @@ class TorchHost(Target):
 
     def runners(self, directory, manifest):
         return [TorchRunner(directory / "model.pt2", manifest)]
+
+
+@dataclass(frozen=True)
+class QuantHost(TorchHost):
+    """PyTorch, which runs q/dq operators too."""
+
+    name = "quant_host"
+
+    def capabilities(self):
+        return Capabilities(frozenset({torch.float32, torch.int8, torch.uint8}), lambda node: None, QuantSupport("integer"))
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_nothing_is_raised_where_the_limit_holds_anyway():
 
 
 def test_a_limit_that_cannot_hold_is_a_contract_that_fails():
-    scores = iter([1.0, 0.0])
+    scores = iter([1.0, 0.0, 0.0])
     with pytest.raises(ContractError, match=r"more than 0\.1 of the evaluation is lost even with every layer"):
         run(fragile(), f"{TEXT}, assign-precision", (X,), evaluate=lambda p: next(scores), max_drop=0.1)
 

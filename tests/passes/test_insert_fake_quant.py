@@ -58,15 +58,16 @@ def test_the_program_computes_with_the_rounded_weights(name):
     assert torch.allclose(got, want, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["nf4", "nvfp4"])
-def test_codes_are_stored_two_in_a_byte_and_read_back(name):
+@pytest.mark.parametrize(("name", "stored"), [("nf4", (torch.uint8, 2)), ("nvfp4", (torch.int8, 1))])
+def test_codes_are_stored_and_read_back(name, stored):
+    """NF4: two in a byte. NVFP4: integers that a target packs."""
     program = wide()
     kind = scheme(name).weight
     w = program.weight(program.calls(aten.linear.default)[0].args[1])
     want = codes.decode(codes.encode(w, kind), kind).view_as(w)
     apply(InsertFakeQuant(scheme=name), program)
-    stored = [t for n, t in program.weights().items() if n.endswith("_codes")]
-    assert {t.numel() for t in stored} == {64 * 128 // 2, 128 * 8 // 2} and {t.dtype for t in stored} == {torch.uint8}
+    held = [t for n, t in program.weights().items() if n.endswith("_codes")]
+    assert {t.numel() for t in held} == {64 * 128 // stored[1], 128 * 8 // stored[1]} and {t.dtype for t in held} == {stored[0]}
     held = values(program, program.examples)
     assert torch.equal(held[program.calls(aten.linear.default)[0].args[1].name], want)
 

@@ -70,7 +70,7 @@ def test_what_does_not_exist_is_refused(name, message):
         ("int4-weight", "groups of 32.*\n.*groups of 64/128"),
         ("int4-weight-g64-asym", "weights with zero points"),
         ("int8-dynamic", "scales computed when the model runs"),
-        ("nvfp4", "no nvfp4 weights"),
+        ("nf4", "no nf4 weights"),
         ("bf16", "no precision bf16"),
     ],
 )
@@ -85,6 +85,13 @@ def test_added_passes_stand_where_they_belong():
         "smooth-quant{alpha=0.7}, insert-fake-quant{scheme='int8',placement='integer',symmetric=false}, compensate-rounding, "
         "calibrate{symmetric=false,method='entropy'}, assign-precision, finalize-quant"
     )
+
+
+def test_passes_of_the_target_go_with_calibrated_activations_alone():
+    support = QuantSupport("clean", added=("smooth-quant{insert=true}",))
+    assert passes("int8", support, [], [], "", "t").startswith("smooth-quant{insert=true}, insert-fake-quant")
+    assert passes("int8", support, [], ["smooth-quant{alpha=0.3}"], "", "t").startswith("smooth-quant{alpha=0.3}, insert-fake-quant")
+    assert passes("int8-weight", support, [], [], "", "t").startswith("insert-fake-quant")
 
 
 def test_a_pass_that_does_not_go_with_quantization_is_refused():
