@@ -21,6 +21,7 @@ from edgecc.options import CompileOptions
 from edgecc.recipe import Recipe
 from edgecc.registry import Registry
 from edgecc.targeting.base import Runner, Target
+from edgecc.training.task import Task
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -52,17 +53,23 @@ def compile(
     load: Sequence[str | Path] = (),
     calibration: Iterable[Any] | None = None,
     evaluate: Callable[[Program], float] | None = None,
+    qat: Any = None,
+    qat_checkpoint: str | Path | None = None,
+    qat_log: str | Path | None = None,
 ) -> CompileResult:
     """Compile a module or program for a target, and verify the artifact on its runtime.
 
     `calibration`: samples for `options.quant`, each a dict by input name, a tuple or one array. `evaluate`: how good a program
     is, higher is better; it is called with a Program, which takes the flat inputs and gives a tuple.
+    `qat`: batches of (inputs, target) to train on once `options.quant` has rounded, a dict with them as `data`, or a function that
+    returns one of these; `qat_checkpoint` is the file that a stopped training goes on from, `qat_log` a folder for TensorBoard.
 
     `output`: the run directory; a new temporary one if None. `load`: Python files with passes or targets.
     Raises an EdgeccError; see `edgecc.errors` for the kinds.
     """
     registry = Registry.create(map(Path, load))
     chosen = options or CompileOptions()
+    chosen = chosen if qat is None else compiler.with_training(chosen)
     backend = compiler.with_precision(registry.target(target)() if isinstance(target, str) else target, chosen)
     args, kwargs = _arguments(example_inputs)
     if isinstance(model, Program):
@@ -76,8 +83,13 @@ def compile(
             *(program, original, backend, recipe, registry, place, overwrite),
             calibration=None if calibration is None else given.of(calibration, program.signature),
             evaluate=None if evaluate is None else given.evaluation(evaluate, "function"),
+            training=None if qat is None else Task(qat, "qat", _path(qat_checkpoint), _path(qat_log)),
         )
     )
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def runners(directory: str | Path, *, load: Sequence[str | Path] = ()) -> Sequence[Runner]:

@@ -27,7 +27,7 @@ from edgecc.pipeline import manager
 from edgecc.pipeline.base import REORDERED
 from edgecc.pipeline.context import PassContext, Sample
 from edgecc.pipeline.instruments import Dump, Instrument, Step, StopAfter, VerifyNumerics, VerifyStructure
-from edgecc.pipeline.numerics import Distance, compare, rounding, widened
+from edgecc.pipeline.numerics import compare, rounding, widened
 from edgecc.pipeline.spec import Pipeline, parse
 from edgecc.quantization import layers as quantized_layers
 from edgecc.quantization import recipe as quantization
@@ -36,6 +36,7 @@ from edgecc.registry import Registry
 from edgecc.report import RecordCost, Report
 from edgecc.targeting import support
 from edgecc.targeting.base import Lowered, Target
+from edgecc.training.task import Task
 
 Eager = Callable[..., tuple[torch.Tensor, ...]]
 #: Tolerance for the largest difference of a program that quantizes activations, and SQNR in dB for all of them (a cosine of
@@ -45,6 +46,7 @@ QUANTIZED = 0.2, 17.0
 #: The same in half precision, whose roundings move most integers of deep layers: MiniLM's float32 program in PyTorch is 0.17 and
 #: 8 dB from itself with every result rounded to float16, as far as it is from the model that is not quantized.
 QUANTIZED_HALF = 0.5, 6.0
+TRAIN = "train-fake-quant"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class CompileResult:
 @dataclass(frozen=True)
 class Job:
     """One compile: a traced program, the original model as a function of its flat inputs, and where to. `samples` are checked
-    beside the seeded ones, `calibration` is what ranges come from, `evaluate` says how good a program is.
+    beside the seeded ones, `calibration` is what ranges come from, `evaluate` says how good a program is, `training` is what
+    quantized programs are trained on.
     """
 
     program: Program
@@ -73,12 +76,13 @@ class Job:
     samples: Sequence[Sample] = ()
     calibration: Iterable[Sample] | None = None
     evaluate: Callable[[Program], float] | None = None
+    training: Task | None = None
     progress: Progress = field(default_factory=Silent)
 
 
 def compile_job(job: Job) -> CompileResult:
-    """Raises ContractError where the artifact differs from the model, UnsupportedError for operators that the target
-    lacks, RefusedError for an existing output. On any error nothing is left at `output`.
+    """Raises ContractError where the artifact differs from the model, or from what training made of it, UnsupportedError for
+    operators that the target lacks, RefusedError for an existing output. On any error nothing is left at `output`.
     """
     options = job.recipe.options
     artifact.check_output(job.output, overwrite=job.overwrite)
@@ -91,10 +95,11 @@ def compile_job(job: Job) -> CompileResult:
         names = [s.name for s in job.program.signature.inputs], [s.name for s in job.program.signature.outputs]
         reference.write(directory / "reference", names, context.samples, outputs)
         (directory / "recipe.toml").write_text(job.recipe.to_toml())
-        manifest = _manifest(job, lowered, directory)
+        bounds = _bounds(job, context, outputs)
+        manifest = _manifest(job, lowered, directory, bounds)
         artifact.write_json(directory / "manifest.json", manifest)
         if options.verify != "off":
-            timed(report, "verify", lambda: _verify(job, directory, manifest, report, context))
+            timed(report, "verify", lambda: _verify(job, directory, manifest, report, context, bounds))
         if options.speedup:
             timed(report, "speedup", lambda: _compare_speed(job, before, directory, manifest, report, context))
         report.verdict = job.target.verdict(lowered.facts, report.checks[0].distance if report.checks else None)
@@ -121,17 +126,22 @@ def _rewrite(job: Job, dumps: Sequence[Instrument]) -> Rewritten:
     """The report, the context, the original model's outputs, and the program before it was quantized, None where it was not."""
     options = job.recipe.options
     pipeline = pipeline_of(job.target, options, job.registry)
+    if job.training is None and any(p.name == TRAIN for p in pipeline.passes()):
+        raise UsageError(f"{TRAIN} has no data to train on", hint="--qat module:function")
     report, context, outputs = begin(job)
     score = _evaluated(job, context, "the original model")
     kept = KeepFloat()
     instruments = [*checks(options), RecordCost(), *job.instruments, *dumps, kept]
     report.steps = timed(report, "passes", lambda: manager.run(pipeline, job.program, context, instruments))
     report.compiled = cost(job.program)
+    report.training = context.facts.pop("training", None)
     _check_effect(report, options)
     if kept.program and kept.quantized and not options.stop_after:
         timed(report, "quantization", lambda: _summarize(job, kept.program, kept.quantized, report, context))
     if score is not None:
         report.evaluation = _compared(score, _evaluated(job, context, "the compiled program"), options)
+    if kept.trained:
+        outputs = [kept.trained(*sample) for sample in context.samples]
     context.origin = job.target.name
     if not options.stop_after:
         support.check(job.program, job.target.capabilities(), job.target.name)
@@ -150,6 +160,8 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
     context = PassContext(
         chosen, options.seed, report.remarks, job.progress, calibration=job.calibration, evaluate=job.evaluate, max_drop=limit
     )
+    if job.training is not None:
+        context.training, context.original = job.training, job.program.snapshot()
     job.progress.step("running the original model")
     outputs = [_run_original(job, sample) for sample in chosen]
     promise = widened(REORDERED, rounding(job.program.dtypes()))
@@ -188,11 +200,14 @@ def _run_original(job: Job, sample: Sample) -> tuple[torch.Tensor, ...]:
 
 
 class KeepFloat(Instrument):
-    """Keeps the program as it was before anything was quantized, and with its q/dq nodes before they are lowered."""
+    """Keeps the program as it was before anything was quantized, once it is trained, and with its q/dq nodes before they are
+    lowered.
+    """
 
     def __init__(self) -> None:
         self.program: Program | None = None
         self.quantized: Program | None = None
+        self.trained: Program | None = None
         self._last: Program | None = None
 
     def start(self, program: Program, context: PassContext) -> None:
@@ -202,6 +217,8 @@ class KeepFloat(Instrument):
         if step.pass_.name == "insert-fake-quant":
             self.program = self.program or self._last
             self.quantized = program.snapshot()  # where there are codes alone, nothing is left to finalize
+        elif step.pass_.name == TRAIN:
+            self.trained = program.snapshot()
         elif step.pass_.name == "finalize-quant":
             self.quantized = program.snapshot()
         elif self.program is None:
@@ -260,6 +277,18 @@ def with_precision(target: Target, options: CompileOptions) -> Target:
     return replace(target, precision=precision)  # type: ignore[call-arg]
 
 
+def with_training(options: CompileOptions) -> CompileOptions:
+    """The options with train-fake-quant, where they do not name it. Raises UsageError where there is nothing to train."""
+    texts = (options.pipeline, *options.quant_with, *(text for _, text in options.insert))
+    if any(TRAIN in text for text in texts):
+        return options
+    if not options.quant:
+        raise UsageError("--qat trains what --quant rounds, and there is no --quant", hint="--quant int8, or w4a8")
+    if quantization.precision(options.quant):
+        raise UsageError(f"--quant {options.quant} has no integers to train for", hint="--quant int8, or w4a8; or leave --qat out")
+    return replace(options, quant_with=(*options.quant_with, TRAIN))
+
+
 def pipeline_of(target: Target, options: CompileOptions, registry: Registry) -> Pipeline:
     """The target's pipeline as the options change it, with the passes that quantize where they ask for that."""
     if not options.quant or quantization.precision(options.quant):
@@ -300,13 +329,13 @@ def edited(text: str, options: CompileOptions, registry: Registry) -> Pipeline:
     return pipeline
 
 
-def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report, context: PassContext) -> None:
+def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report, context: PassContext, bounds: tuple[float, float]) -> None:
     job.progress.step("running the artifact and comparing it with the original model")
     report.checks = verification.run_checks(job.target.runners(directory, manifest), directory)
     report.agreement = job.target.agreement(job.program, directory, manifest, context.samples)
     if report.agreement and (lines := report.agreement.broken()):
         raise verification.disagreement(lines, job.target.name)
-    tolerance, sqnr = _bounds(job)
+    tolerance, sqnr = bounds
     lines = verification.broken(report.checks, tolerance, sqnr)
     if lines:
         raise verification.mismatch(lines, verification.locate(job.program, job.target, context.samples[0], tolerance), job.target.name)
@@ -323,7 +352,7 @@ def _compare_speed(
     speedup.judge(found, job.recipe.options.speedup == "require", report.remarks, job.target.name)
 
 
-def _bounds(job: Job) -> tuple[float, float]:
+def _bounds(job: Job, context: PassContext, wanted: list[tuple[torch.Tensor, ...]]) -> tuple[float, float]:
     """The tolerance and the SQNR that the user states, else what the target's arithmetic and quantized activations need."""
     stated = job.recipe.options.tolerance
     if stated != CompileOptions.tolerance:
@@ -332,7 +361,7 @@ def _bounds(job: Job) -> tuple[float, float]:
     calls = job.program.calls()
     if not _asks_for_quantization(job.recipe.options) and not any(is_dequantize(n) or reads_codes(n) or is_float8(n) for n in calls):
         return own, 0.0
-    lost = _lost(job)
+    lost = compare(wanted, [job.program(*sample) for sample in context.samples])  # 0 where it was quantized before it came here
     if not any(is_quantize(n) or is_float8(n) for n in calls):
         return own + lost.relative, 0.0
     loose, sqnr = QUANTIZED if own == stated else QUANTIZED_HALF
@@ -344,18 +373,12 @@ def _asks_for_quantization(options: CompileOptions) -> bool:
     return bool(options.quant) or "insert-fake-quant" in options.pipeline or any("insert-fake-quant" in text for _, text in options.insert)
 
 
-def _lost(job: Job) -> Distance:
-    """How far the program itself is from the model on the seeded inputs; nothing where it was quantized before it came here."""
-    chosen = checked(job)
-    return compare([job.original(*sample) for sample in chosen], [job.program(*sample) for sample in chosen])
-
-
 def _added_noise(first: float, second: float) -> float:
     """The SQNR in dB of two noises at their worst, one in the direction of the other."""
     return -20 * math.log10(10 ** (-first / 20) + 10 ** (-second / 20))
 
 
-def _manifest(job: Job, lowered: Lowered, directory: Path) -> dict[str, Any]:
+def _manifest(job: Job, lowered: Lowered, directory: Path, bounds: tuple[float, float]) -> dict[str, Any]:
     return {
         "schema": artifact.SCHEMA,
         "target": job.target.name,
@@ -366,7 +389,7 @@ def _manifest(job: Job, lowered: Lowered, directory: Path) -> dict[str, Any]:
         **({"beside": list(lowered.beside)} if lowered.beside else {}),
         **verification.describe_interface(job.program.signature),
         "seed": job.recipe.options.seed,
-        **dict(zip(("tolerance", "min_sqnr_db"), _bounds(job), strict=True)),
+        **dict(zip(("tolerance", "min_sqnr_db"), bounds, strict=True)),
         "facts": dict(lowered.facts),
         "versions": {name: _version(name) for name in ("edgecc", "torch", "numpy")},
         "files": artifact.digests(directory),

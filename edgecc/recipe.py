@@ -24,7 +24,7 @@ class Recipe:
     """`model`, `factory` and `inputs` are MODEL, `--model` and `--input` of the command line; empty where a model was
     given as a Python object. `target_options` are fields of the target's class, `load` files of passes and targets,
     `calibration` an `.npz` of inputs, a folder of such files or `module:function`, `eval` a `module:function` that says how good
-    a program is.
+    a program is, `qat` a `module:function` that gives what to train on, `qat_checkpoint` a file and `qat_log` a folder that it writes.
     """
 
     model: str = ""
@@ -34,6 +34,9 @@ class Recipe:
     load: tuple[str, ...] = ()
     calibration: str = ""
     eval: str = ""
+    qat: str = ""
+    qat_checkpoint: str = ""
+    qat_log: str = ""
     target_options: Mapping[str, Any] = field(default_factory=dict)
     options: CompileOptions = field(default_factory=CompileOptions)
 

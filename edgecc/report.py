@@ -34,9 +34,9 @@ class RuntimeCheck:
 class Report:
     """`original` is the traced model's cost, `compiled` that of the program that was lowered; `checks` has the most
     faithful runtime first. `memory` is the target's plan for intermediate values in bytes, None where it makes none.
-    `quantization` says what became of each layer, `evaluation` how good the model was before and after, None where nobody asked.
-    `agreement`: that of quantized activations with PyTorch, call by call, None where there are none. `facts` are what the target
-    says of the artifact (JSON values), `verdict` the line that sums up what is known of it.
+    `quantization` says what became of each layer, `training` what each epoch did, `evaluation` how good the model was before and
+    after, None where nobody asked. `agreement`: that of quantized activations with PyTorch, None where there are none.
+    `facts` are what the target says of the artifact (JSON values), `verdict` the line that sums up what is known of it.
     """
 
     original: Cost
@@ -51,6 +51,7 @@ class Report:
     verdict: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     quantization: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
     evaluation: Mapping[str, float] | None = None
     speedup: Mapping[str, Any] | None = None
 
@@ -64,6 +65,7 @@ class Report:
             "memory": dict(self.memory) if self.memory else None,
             "facts": dict(self.facts),
             "quantization": self.quantization,
+            "training": self.training,
             "evaluation": self.evaluation,
             "speedup": self.speedup,
             "verdict": self.verdict or None,

@@ -9,6 +9,7 @@ from torch import nn
 
 import edgecc
 from edgecc.errors import RefusedError, UsageError
+from tests.cli import qat_host
 from tests.cli.torch_host import TorchHost
 
 HOST = TorchHost()
@@ -70,3 +71,16 @@ def test_runners_of_an_artifact_run_it_by_name(tmp_path):
     got = edgecc.runners(tmp_path / "out")[0].run({"input": x})["output"]
     with torch.no_grad():
         np.testing.assert_allclose(got, model(torch.from_numpy(x)).numpy(), atol=1e-6)  # four terms of float32
+
+
+def test_a_quantized_module_is_trained_on_batches(tmp_path):
+    net, _ = qat_host.net()
+    options = edgecc.CompileOptions(quant="w2a8")
+    common = {"target": qat_host.QuantHost(), "calibration": qat_host.samples(), "evaluate": qat_host.accuracy}
+    plain = edgecc.compile(net, torch.zeros(1, 8), options=options, output=tmp_path / "plain", **common)
+    given = {"data": qat_host.batches(), "epochs": 5, "lr": 0.02}
+    trained = edgecc.compile(net, torch.zeros(1, 8), options=options, output=tmp_path / "trained", qat=given, **common)
+    assert trained.report.evaluation["compiled"] > plain.report.evaluation["compiled"]
+    assert trained.report.training["history"][-1]["evaluation"] == trained.report.evaluation["compiled"]
+    with pytest.raises(UsageError, match="--qat trains what --quant rounds"):
+        edgecc.compile(net, torch.zeros(1, 8), target=qat_host.QuantHost(), qat=given)

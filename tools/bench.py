@@ -33,6 +33,7 @@ def main() -> None:
         "quantization": quantization,
         "quantized": lambda _: quantized(),
         "resnet20": lambda _: resnet20(),
+        "training": training,
         "x86": x86,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", choices=("identity", "arm", "x86"), default=["identity", "arm", "x86"], help="integers: which of them"
     )
+    parser.add_argument("--epochs", type=int, default=2, help="training: over the 10,000 images")
     args = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     for name in args.names:
@@ -104,6 +106,13 @@ def quantization(args: argparse.Namespace) -> None:
 def quantized() -> None:
     """How far quantized MiniLM and ResNet-20 in PyTorch are from themselves, rounded otherwise, and from ONNX Runtime."""
     measure(["-m", "tools.benchmarks.quantized", str(minilm_directory()), str(DATA)])
+
+
+def training(args: argparse.Namespace) -> None:
+    """ResNet-20 with 4-bit weights and 8-bit activations: accuracy before and after quantization-aware training."""
+    from benchmarks import training
+
+    training.table(args.epochs)
 
 
 def graph() -> None:

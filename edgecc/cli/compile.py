@@ -18,6 +18,7 @@ from edgecc.recipe import Recipe
 
 if TYPE_CHECKING:
     from edgecc.report import Report
+    from edgecc.training.task import Task
 
 #: Loading, running the original model, lowering and running the artifact, besides the passes.
 STEPS_BEFORE, STEPS_AFTER = 2, 2
@@ -57,6 +58,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--measure-speedup", dest="speedup", action="store_const", const="measure", help="time the artifact beside the model in float"
     )
     speed.add_argument("--require-speedup", dest="speedup", action="store_const", const="require", help="fail where it is slower than that")
+    group = parser.add_argument_group("quantization-aware training")
+    group.add_argument(
+        "--qat", metavar="MODULE:FUNCTION", help="train what --quant rounds: a function that gives batches of (inputs, target)"
+    )
+    group.add_argument("--qat-checkpoint", metavar="FILE", help="write the state of training there, and go on from it where it exists")
+    group.add_argument("--qat-log", metavar="DIR", help="write the loss of every step there for TensorBoard")
     settings.add_load(parser)
     debugging.add_flags(parser)
 
@@ -77,6 +84,10 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
 def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: bool, session: Session) -> Answer:
     from edgecc import compiler
 
+    if recipe.qat:
+        recipe = replace(recipe, options=compiler.with_training(recipe.options))
+    elif recipe.qat_checkpoint or recipe.qat_log:
+        raise UsageError("--qat-checkpoint and --qat-log are of training, and there is no --qat", hint="--qat module:function")
     registry = settings.registry(recipe.load)
     target = registry.create_target(recipe.target, recipe.target_options)
     if args.dry_run:
@@ -102,6 +113,7 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
         bool(args.overwrite),
         instruments,
         **settings.data(recipe, loaded.program.signature),
+        training=_task(recipe, writes=not args.dry_run),
         progress=session.terminal.progress,
     )
     report = compiler.compile_job(job).report if lowers else compiler.rewrite_job(job)
@@ -113,6 +125,17 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
     document["dump"] = str(output / "ir") if recipe.options.dump_ir else None
     document["timing"] = bool(args.timing)
     return Answer(document)
+
+
+def _task(recipe: Recipe, *, writes: bool) -> Task | None:
+    """What to train on. Raises UsageError."""
+    from edgecc.frontend import factory
+    from edgecc.training.task import Task
+
+    if not recipe.qat:
+        return None
+    checkpoint, log = (Path(p) if p and writes else None for p in (recipe.qat_checkpoint, recipe.qat_log))
+    return Task(factory.function(recipe.qat), recipe.qat, checkpoint, log)
 
 
 def _stem(model: str) -> str:
@@ -147,6 +170,7 @@ def show(document: Document, terminal: Terminal) -> None:
     after = f" -> {summary.size(document['size_bytes']['model'])} on the device" if document["artifact"] else ""
     terminal.print(f"size      {weights} of weights{after}")
     summary.show_quantization(document["quantization"], terminal)
+    summary.show_training(document["training"], terminal)
     summary.show_evaluation(document["evaluation"], terminal)
     summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
     summary.show_agreement((document["verify"] or {}).get("quantized"), terminal)

@@ -54,6 +54,18 @@ def _shares(rows: Sequence[list[str]], layers: Sequence[Mapping[str, Any]]) -> l
     return [[*row, f"{100 * layer['macs'] / total:.1f} %", str(layer["bytes"])] for row, layer in zip(rows, layers, strict=True)]
 
 
+def show_training(found: Mapping[str, Any] | None, terminal: Terminal) -> None:
+    """A line an epoch: its loss, and how good the program was after it."""
+    if not found:
+        return
+    before = found["evaluation"]["before"]
+    if before is not None:
+        terminal.print(f"trained   from an evaluation of {before:.6g}")
+    for epoch in found["history"]:
+        score = f", evaluated {epoch['evaluation']:.6g}" if epoch["evaluation"] is not None else ""
+        terminal.print(f"trained   epoch {epoch['epoch']}: {epoch['steps']} steps, loss {epoch['loss']:.4g}{score}")
+
+
 def show_evaluation(found: Mapping[str, float] | None, terminal: Terminal) -> None:
     if found:
         terminal.print(f"evaluated {found['original']:.6g} -> {found['compiled']:.6g}, a drop of {found['drop']:.6g}")

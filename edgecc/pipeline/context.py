@@ -24,7 +24,8 @@ class PassContext:
 
     `origin` is the pass or target that runs; the pipeline sets it. `calibration`: inputs of the kind that the model will see,
     which may be gone through more than once; None where there are none. `evaluate`: how good a program is, higher is better;
-    None where nobody said. `max_drop`: how much of that may be lost. `facts`: JSON values that passes put into the report.
+    None where nobody said. `max_drop`: how much of that may be lost. `training`: an `edgecc.training.task.Task`, what to train on;
+    None where there is nothing. `original`: the program before the first pass. `facts`: JSON values that passes put into the report.
     """
 
     samples: Sequence[Sample] = ()
@@ -35,6 +36,8 @@ class PassContext:
     calibration: Iterable[Sample] | None = None
     evaluate: Callable[[Program], float] | None = None
     max_drop: float | None = None
+    training: object | None = None
+    original: Program | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -13,7 +13,7 @@ from edgecc.quantization.support import QuantSupport
 PLACES = (
     ("equalize-layers", "smooth-quant", "activation-aware-scaling"),
     ("compensate-rounding",),
-    ("correct-bias", "assign-precision"),
+    ("correct-bias", "assign-precision", "train-fake-quant"),
 )
 
 
