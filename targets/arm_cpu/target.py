@@ -13,8 +13,8 @@ from edgecc.targets.tvm_cpu.target import TvmCpu
 class ArmCpu(TvmCpu):
     """ARMv8 and ARMv7 CPUs under Linux or Android; `edgecc targets show arm_cpu` lists them.
 
-    `cpu`: generic-armv8, cortex-a53, cortex-a55, cortex-a72, cortex-a76, cortex-a78, neoverse-n1 or apple-m1 for `triple`
-    aarch64-linux-gnu and aarch64-linux-android; generic-armv7, cortex-a7 or cortex-a15 for arm-linux-gnueabihf.
+    `cpu`: generic-armv8, cortex-a53, cortex-a55, cortex-a72, cortex-a76, cortex-a78, cortex-a710, neoverse-n1, neoverse-n2 or
+    apple-m1 for `triple` aarch64-linux-gnu and aarch64-linux-android; generic-armv7, cortex-a7 or cortex-a15 for arm-linux-gnueabihf.
     """
 
     name: ClassVar[str] = "arm_cpu"

@@ -33,6 +33,11 @@ class Cpu:
     qemu: tuple[str, ...] = ()
     flags: frozenset[str] = frozenset()
 
+    @property
+    def halves(self) -> bool:
+        """Whether it has arithmetic in float16."""
+        return "asimdhp" in self.flags
+
 
 @dataclass(frozen=True)
 class Triple:

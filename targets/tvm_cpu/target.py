@@ -20,7 +20,7 @@ from edgecc.targets.tvm_cpu.build import build, build_standalone, legalize_once
 from edgecc.targets.tvm_cpu.device import write_device_folder
 from edgecc.targets.tvm_cpu.interface import Interface
 from edgecc.targets.tvm_cpu.linker import toolchain
-from edgecc.targets.tvm_cpu.machines import Machine, host_machine, machine_of
+from edgecc.targets.tvm_cpu.machines import CPUS, Machine, host_machine, machine_of
 from edgecc.targets.tvm_cpu.measure import benchmarks
 from edgecc.targets.tvm_cpu.measure.benchmarks import Artifact
 from edgecc.targets.tvm_cpu.requirements import find_requirements
@@ -48,7 +48,8 @@ class TvmCpu(Target):
 
     `runtime`: `c`, a library that needs none, or `vm`, TVM's virtual machine, which also runs dynamic dimensions without
     an upper bound. `prefer`: `speed`, or `size` for no schedule that stores weights larger than they are (convolutions of
-    three taps become slower and half as large). `symbol`: the C name of the model. `device_runtime`: the folder of the
+    three taps become slower and half as large). `precision`: `fp32`, or `fp16` for products in float16 on CPUs that have that
+    arithmetic. `symbol`: the C name of the model. `device_runtime`: the folder of the
     device's TVM runtime, `""` for the user's cache.
     """
 
@@ -57,6 +58,7 @@ class TvmCpu(Target):
     threads: int = 1
     runtime: str = "c"
     prefer: str = "speed"
+    precision: str = "fp32"
     symbol: str = "compiled_model"
     device_runtime: str = ""
 
@@ -72,19 +74,26 @@ class TvmCpu(Target):
             raise UsageError(f"runtime is {self.runtime!r}, want c or vm")
         if self.prefer not in ("speed", "size"):
             raise UsageError(f"prefer is {self.prefer!r}, want speed or size")
+        found = machine_of(self.name, self.architectures, cpu, triple)
+        if self.precision not in ("fp32", "fp16"):
+            raise UsageError(f"precision is {self.precision!r}, want fp32 or fp16")
+        if self.precision == "fp16" and not found.cpu.halves:
+            halves = ", ".join(c.name for c in CPUS.values() if c.halves and c.arch in self.architectures) or "none"
+            raise UsageError(f"{cpu} has no arithmetic in float16", hint=f"CPUs of {self.name} that have it: {halves}")
         if not re.fullmatch(r"[A-Za-z_]\w*", self.symbol, re.ASCII) or self.symbol.startswith("edgecc_"):
             raise UsageError(f"symbol is {self.symbol!r}, want a C name that does not begin with edgecc_")
-        return machine_of(self.name, self.architectures, cpu, triple)
+        return found
 
     def pipeline(self) -> str:
         """Codes are unsigned where the dot products of the CPU want them so (VPDPBUSD)."""
         unsigned = CORES[self.machine.cpu.name].dot == "vnni"
-        return _PIPELINE.replace("lower-quantized", "lower-quantized{unsigned=true}") if unsigned else _PIPELINE
+        text = _PIPELINE.replace("lower-quantized", "lower-quantized{unsigned=true}") if unsigned else _PIPELINE
+        return text.replace("legalize: ", "legalize: halve-products, ") if self.precision == "fp16" else text
 
     def capabilities(self) -> Capabilities:
         from edgecc.targets.tvm_cpu.lowering import DTYPES, refuse
 
-        return Capabilities(DTYPES, refuse, QuantSupport("integer"))
+        return Capabilities(DTYPES, refuse, QuantSupport("integer", precisions=("fp16",) if self.machine.cpu.halves else ()))
 
     def requirements(self) -> Sequence[Requirement]:
         return find_requirements(self.machine, self.runtime, self._runtime_root())

@@ -39,7 +39,15 @@ from edgecc.targets.tvm_cpu.lowering import (
 from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers
 from edgecc.targets.tvm_cpu.lowering.sizes import refuse_size
 
-DTYPES = frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool})
+#: What is computed in float16; nothing else is.
+HALF = frozenset(
+    {torch.ops.aten.linear.default, torch.ops.aten.matmul.default, torch.ops.aten.mm.default, torch.ops.aten.bmm.default}
+    | {torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv1d.padding, torch.ops.aten.conv2d.padding}
+    | {torch.ops.aten.to.dtype}
+)
+DTYPES = frozenset(
+    {torch.float16, torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+)
 
 _FAMILIES = (
     arithmetic,
@@ -95,6 +103,8 @@ def refuse(node: fx.Node) -> str | None:
     reason = next((r for value in values for r in map(_refuse_value, _flat(value)) if r), None)
     if reason:
         return reason
+    if node.target not in HALF and any(isinstance(v, torch.Tensor) and v.dtype == torch.float16 for value in values for v in _flat(value)):
+        return "float16 outside of products"
     check = TABLE[node.target].refuse
     return check(node) if check else None
 

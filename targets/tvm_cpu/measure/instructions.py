@@ -8,6 +8,8 @@ from functools import cache
 _PATTERNS = (
     (0xBF20FC00, 0x0E20CC00, "fma"),  # FMLA, FMLS (vector)
     (0xBF80B400, 0x0F801000, "fma"),  # FMLA, FMLS (by element)
+    (0xBF60FC00, 0x0E400C00, "fma"),  # FMLA, FMLS (vector, half precision)
+    (0xBFC0B400, 0x0F001000, "fma"),  # FMLA, FMLS (by element, half precision)
     (0x9FE0FC00, 0x0E809400, "dot"),  # SDOT, UDOT (vector)
     (0x9FC0F400, 0x0F80E000, "dot"),  # SDOT, UDOT (by element)
     (0xBFE0FC00, 0x0E809C00, "dot"),  # USDOT (vector)
