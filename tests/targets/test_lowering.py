@@ -112,7 +112,7 @@ def _sample(x: torch.Tensor) -> torch.Tensor:
         (lambda x: x.nonzero(), (torch.randn(4),), "no lowering"),
         (_sample, (torch.randn(4),), "no lowering"),
         (lambda x: torch.linalg.inv(x), (torch.eye(3),), "no lowering"),
-        (lambda x: x * 2, (torch.ones(2, dtype=torch.float16),), "dtype f16"),
+        (lambda x: x * 2, (torch.ones(2, dtype=torch.float16),), "float16 outside of products"),
         (lambda x: x.to(torch.bfloat16), (torch.ones(2),), "dtype bf16"),
         (lambda x: torch.fft.fft(x), (torch.ones(4),), "no lowering"),
         (lambda x, y: x**y, (torch.tensor([2]), torch.tensor([3])), "an integer power"),

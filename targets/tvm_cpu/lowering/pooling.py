@@ -191,6 +191,11 @@ def _refuse(node: fx.Node) -> str | None:
     return None if fake(node.args[0]).is_floating_point() else "pooling of integers"
 
 
+def _refuse_maximum(node: fx.Node) -> str | None:
+    """Of codes the largest stands for the largest number."""
+    return None if fake(node.args[0]).dtype in (torch.int8, torch.uint8) else _refuse(node)
+
+
 def _refuse_adaptive(node: fx.Node) -> str | None:
     dynamic = any(isinstance(s, fx.Node) for s in each(node.args[1], 1))
     return "adaptive pooling to a dynamic size" if dynamic else _refuse(node)
@@ -201,9 +206,9 @@ def _first_only(lower: Callable[..., Any], check: Refusal = _refuse) -> Handler:
 
 
 HANDLERS: Handlers = {
-    **handlers(_max_pool(1), aten.max_pool1d.default),
-    **handlers(_max_pool(2), aten.max_pool2d.default),
-    **handlers(_max_pool(3), aten.max_pool3d.default),
+    **handlers(_max_pool(1), aten.max_pool1d.default, refuse=_refuse_maximum),
+    **handlers(_max_pool(2), aten.max_pool2d.default, refuse=_refuse_maximum),
+    **handlers(_max_pool(3), aten.max_pool3d.default, refuse=_refuse_maximum),
     **handlers(_avg_pool(1), aten.avg_pool1d.default, refuse=_refuse),
     **handlers(_avg_pool(2), aten.avg_pool2d.default, refuse=_refuse),
     **handlers(_avg_pool(3), aten.avg_pool3d.default, refuse=_refuse),

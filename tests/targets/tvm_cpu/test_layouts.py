@@ -23,7 +23,7 @@ from edgecc.pipeline import manager
 from edgecc.pipeline.context import PassContext
 from edgecc.pipeline.spec import parse
 from edgecc.registry import Registry
-from edgecc.targets.tvm_cpu.target import TvmCpu
+from edgecc.targets.x86_cpu.target import X86Cpu
 from edgecc.testing import trace_function
 from tests.models import ZOO, build
 from tests.targets.lowering_host import Together, close
@@ -51,7 +51,7 @@ def through_the_passes(program: Program) -> Program:
     """The program as the target lowers it."""
     registry = Registry.create()
     context = PassContext(data.samples(program, seed=0, count=1), 0, Remarks())
-    manager.run(parse(TvmCpu.pipeline(None), registry.passes), program, context, [])
+    manager.run(parse(X86Cpu().pipeline(), registry.passes), program, context, [])
     return program
 
 
