@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,3 +30,19 @@ def bound_arguments(node: fx.Node) -> dict[str, Any]:
         given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
         bound[argument.name] = given
     return bound
+
+
+def each(value: Any, axes: int) -> list[Any]:
+    """An option for each axis: PyTorch takes one number for all of them."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return values * axes if len(values) == 1 else values
+
+
+def padding_widths(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """What a convolution pads before and after, for each axis. `same` puts the odd one after."""
+    if padding == "valid":
+        return [(0, 0)] * len(kernel)
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return [(t // 2, t - t // 2) for t in totals]
+    return [(p, p) for p in each(padding, len(kernel))]

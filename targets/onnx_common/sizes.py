@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -18,45 +18,6 @@ if TYPE_CHECKING:
 
 Value = Any  # onnx_ir.Value
 Size = Any  # int or sympy.Expr
-_INTEGER = {
-    "Add",
-    "Mul",
-    "Pow",
-    "PowByNatural",
-    "FloorDiv",
-    "CleanDiv",
-    "Mod",
-    "PythonMod",
-    "Max",
-    "Min",
-    "CeilToInt",
-    "FloorToInt",
-    "TruncToInt",
-}
-_FLOAT = {"FloatTrueDiv", "IntTrueDiv", "ToFloat", "OpaqueUnaryFn_sqrt", "FloatPow"}
-
-
-def refuse_size(size: Any) -> str | None:
-    """Why a size cannot be lowered, None where it can."""
-    if isinstance(size, torch.SymBool):
-        return "a condition on sizes that is not known when compiling"
-    if not isinstance(size, (torch.SymInt, torch.SymFloat)):
-        return None
-    expression = size_expression(size)  # type: ignore[arg-type]
-    for part in [] if isinstance(expression, (int, float)) else _parts(expression):
-        if part.is_Symbol and part.name.startswith(("u", "zuf")):
-            return "a size that depends on the data"
-        if not (part.is_Symbol or part.is_number or type(part).__name__ in _INTEGER | _FLOAT):
-            return f"the size {expression}, which uses {type(part).__name__}"
-        if type(part).__name__ == "Pow" and not (part.args[1].is_Integer and int(part.args[1]) > 0):
-            return f"the size {expression}, which uses a fractional power"
-    return None
-
-
-def _parts(expression: Any) -> Iterator[Any]:
-    yield expression
-    for argument in expression.args:
-        yield from _parts(argument)
 
 
 def same_sizes(a: Sequence[Size], b: Sequence[Size]) -> bool:

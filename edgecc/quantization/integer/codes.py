@@ -12,6 +12,8 @@ from edgecc.ir.ops import bound_arguments
 from edgecc.ir.program import Program
 from edgecc.ir.quantized import quantized
 
+aten = torch.ops.aten
+
 PER_TENSOR = (quantized.dequantize_per_tensor.default, quantized.dequantize_per_tensor.tensor)
 QUANTIZE = (quantized.quantize_per_tensor.default, quantized.quantize_per_tensor.tensor)
 
@@ -84,6 +86,20 @@ def weight(program: Program, node: Any) -> Weight | None:
     if found is None or found.grid.zero != 0 or found.grid.dtype != torch.int8:
         return None
     return Weight(found.node, program.weight(found.node), torch.tensor(found.grid.scale, dtype=torch.float64), 0)
+
+
+def linear_operands(node: fx.Node) -> tuple[Any, Any, Any, bool]:
+    """What a linear layer or a product of matrices multiplies, the constant, the bias, and whether the constant is [in, out].
+
+    The first is None where the call does more than that.
+    """
+    bound = bound_arguments(node)
+    if node.target == aten.linear.default:
+        return bound["input"], bound["weight"], bound["bias"], False
+    if node.target == aten.addmm.default:
+        plain = bound["beta"] == 1 and bound["alpha"] == 1 and bound["self"].meta["val"].dim() == 1
+        return (bound["mat1"] if plain else None), bound["mat2"], bound["self"], True
+    return node.args[0], node.args[1], None, True
 
 
 def _grid(program: Program, node: fx.Node) -> Grid | None:

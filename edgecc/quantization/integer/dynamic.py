@@ -15,10 +15,9 @@ from torch import fx
 
 from edgecc.ir import provenance
 from edgecc.ir.integer import CODES, integer
-from edgecc.ir.ops import bound_arguments
 from edgecc.ir.program import Program
 from edgecc.ir.quantized import quantized
-from edgecc.quantization.integer.codes import weight
+from edgecc.quantization.integer.codes import linear_operands, weight
 from edgecc.quantization.integer.sums import NotIntegerError, check_sums
 
 aten = torch.ops.aten
@@ -46,7 +45,7 @@ class DynamicLowering:
         """The product on integers, before `node`; None for a call that is none. Raises NotIntegerError."""
         if node.target not in _LINEARS:
             return None
-        x, matrix, bias, transposed = _operands(node)
+        x, matrix, bias, transposed = linear_operands(node)
         if not isinstance(x, fx.Node) or x.target != quantized.dequantize_per_token.default:
             return None
         quantize = x.args[0]
@@ -101,14 +100,3 @@ class DynamicLowering:
         codes = call(aten.to.dtype, call(aten.clamp.default, steps, float(low), float(high)), self.dtype)
         self._rows[quantize] = _Rows(codes, scale, call(aten.to.dtype, zero, torch.int32))
         return self._rows[quantize]
-
-
-def _operands(node: fx.Node) -> tuple[Any, Any, Any, bool]:
-    """What is multiplied, the constant, the bias, and whether the constant is [in, out]."""
-    bound = bound_arguments(node)
-    if node.target == aten.linear.default:
-        return bound["input"], bound["weight"], bound["bias"], False
-    if node.target == aten.addmm.default:
-        plain = bound["beta"] == 1 and bound["alpha"] == 1
-        return (bound["mat1"] if plain else None), bound["mat2"], bound["self"], True
-    return node.args[0], node.args[1], None, True

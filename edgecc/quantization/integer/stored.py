@@ -9,10 +9,10 @@ from torch import fx
 
 from edgecc.ir import provenance
 from edgecc.ir.integer import integer
-from edgecc.ir.ops import bound_arguments
+from edgecc.ir.ops import bound_arguments, each
 from edgecc.ir.program import Program
 from edgecc.ir.quantized import quantized
-from edgecc.quantization.integer.codes import weight
+from edgecc.quantization.integer.codes import linear_operands, weight
 
 aten = torch.ops.aten
 
@@ -25,7 +25,7 @@ def keep_stored(program: Program, node: fx.Node) -> fx.Node | None:
         return _convolution(program, node)
     if node.target == aten.embedding.default:
         return _embedding(program, node)
-    x, matrix, bias, transposed = _operands(node)
+    x, matrix, bias, transposed = linear_operands(node)
     found = _grouped(program, matrix, transposed) if isinstance(x, fx.Node) else None
     if found is None or x.meta["val"].dtype != torch.float32:
         return None
@@ -56,17 +56,6 @@ def _bits(bound: dict[str, Any]) -> int:
     return 4 if bound["quant_min"] >= -8 and bound["quant_max"] <= 7 else 8
 
 
-def _operands(node: fx.Node) -> tuple[Any, Any, Any, bool]:
-    """What is multiplied, the constant, the bias, and whether the constant is [in, out]."""
-    bound = bound_arguments(node)
-    if node.target == aten.linear.default:
-        return bound["input"], bound["weight"], bound["bias"], False
-    if node.target == aten.addmm.default:
-        plain = bound["beta"] == 1 and bound["alpha"] == 1 and bound["self"].meta["val"].dim() == 1
-        return (bound["mat1"] if plain else None), bound["mat2"], bound["self"], True
-    return node.args[0], node.args[1], None, True
-
-
 def _convolution(program: Program, node: fx.Node) -> fx.Node | None:
     bound = bound_arguments(node)
     held = weight(program, bound["weight"])
@@ -74,7 +63,7 @@ def _convolution(program: Program, node: fx.Node) -> fx.Node | None:
     if held is None or (held.scale.dim() and held.axis != 0) or bound.get("transposed") or x.meta["val"].dtype != torch.float32:
         return None
     axes = held.codes.dim() - 2
-    options = [list(v) * axes if len(v) == 1 else list(v) for v in (bound["stride"], bound["padding"], bound["dilation"])]
+    options = [each(v, axes) for v in (bound["stride"], bound["padding"], bound["dilation"])]
     if x.meta["val"].dim() != axes + 2:
         return None
     scale = _held(program, node, "scale", held.scale.float().expand(held.codes.shape[0]).contiguous())

@@ -13,9 +13,9 @@ import torch
 from torch import fx
 
 from edgecc.ir.integer import integer
-from edgecc.ir.ops import bound_arguments
+from edgecc.ir.ops import bound_arguments, each, padding_widths
 from edgecc.ir.program import Program
-from edgecc.quantization.integer.codes import Codes, Weight, activation, weight
+from edgecc.quantization.integer.codes import Codes, Weight, activation, linear_operands, weight
 
 aten = torch.ops.aten
 _LIMIT = 1 << 31
@@ -45,20 +45,16 @@ def sums_of(program: Program, node: fx.Node) -> Sums | None:
     return read(program, node) if read else None
 
 
-def can_be_sums(node: fx.Node) -> bool:
-    return node.target in _READERS
-
-
 def _linear(program: Program, node: fx.Node) -> Sums:
     bound = bound_arguments(node)
     return _product(program, bound["input"], bound["weight"], bound["bias"], False)
 
 
 def _addmm(program: Program, node: fx.Node) -> Sums:
-    bound = bound_arguments(node)
-    if bound["beta"] != 1 or bound["alpha"] != 1:
-        raise NotIntegerError("it scales its terms")
-    return _product(program, bound["mat1"], bound["mat2"], bound["self"], True)
+    x, matrix, bias, _ = linear_operands(node)
+    if x is None:
+        raise NotIntegerError("it scales its terms, or its bias is no vector")
+    return _product(program, x, matrix, bias, True)
 
 
 def _matmul(program: Program, node: fx.Node) -> Sums:
@@ -96,14 +92,11 @@ def _convolution(program: Program, node: fx.Node) -> Sums:
     if constant.scale.dim() and constant.axis != 0:
         raise NotIntegerError("its weight has no scale for each output channel")
     axes = constant.codes.dim() - 2
-    stride, dilation = (_each(bound[k], axes) for k in ("stride", "dilation"))
-    padding = bound["padding"]
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, constant.codes.shape[2:], strict=True)]
-        if any(t % 2 for t in totals):
-            raise NotIntegerError("its padding differs at both ends")
-        padding = [t // 2 for t in totals]
-    padding = [0] * axes if padding == "valid" else _each(padding, axes)
+    stride, dilation = (each(bound[k], axes) for k in ("stride", "dilation"))
+    widths = padding_widths(bound["padding"], constant.codes.shape[2:], dilation)
+    if any(before != after for before, after in widths):
+        raise NotIntegerError("its padding differs at both ends")
+    padding = [before for before, _ in widths]
     if bound["input"].meta["val"].dim() != axes + 2:
         raise NotIntegerError("its input has no batch axis")
     scale = constant.scale * codes.grid.scale
@@ -123,7 +116,7 @@ def _transposed(program: Program, node: fx.Node) -> Sums:
         raise NotIntegerError("its weight has no scale for each output channel")
     axes = constant.codes.dim() - 2
     given = bound["input"].meta["val"].shape
-    stride, padding, extra, dilation = (_each(bound[k], axes) for k in ("stride", "padding", "output_padding", "dilation"))
+    stride, padding, extra, dilation = (each(bound[k], axes) for k in ("stride", "padding", "output_padding", "dilation"))
     border = [d * (k - 1) - p for d, k, p in zip(dilation, constant.codes.shape[2:], padding, strict=True)]
     if min(border) < 0 or len(given) != axes + 2 or not all(isinstance(n, int) for n in given[2:]):
         raise NotIntegerError("it crops more than its kernel reaches, or its sizes are dynamic")
@@ -184,7 +177,7 @@ def _mean(program: Program, node: fx.Node) -> Sums:
 def _adaptive_pool(program: Program, node: fx.Node) -> Sums:
     bound = bound_arguments(node)
     codes, shape = _codes(program, bound["self"]), bound["self"].meta["val"].shape
-    sizes = _each(bound["output_size"], 2 if "2d" in str(node.target) else 1)
+    sizes = each(bound["output_size"], 2 if "2d" in str(node.target) else 1)
     if any(s != 1 for s in sizes):
         raise NotIntegerError("it pools to more than one element")
     return _sum(codes, list(range(len(shape) - len(sizes), len(shape))), shape, True)
@@ -205,8 +198,8 @@ def _pool(program: Program, node: fx.Node) -> Sums:
     bound = bound_arguments(node)
     codes = _codes(program, bound["self"])
     axes = 2 if "2d" in str(node.target) else 1
-    kernel = _each(bound["kernel_size"], axes)
-    stride, padding = _each(bound["stride"] or kernel, axes), _each(bound["padding"], axes)
+    kernel = each(bound["kernel_size"], axes)
+    stride, padding = each(bound["stride"] or kernel, axes), each(bound["padding"], axes)
     count = bound.get("divisor_override") or 0
     if bound["ceil_mode"] or (any(padding) and not bound["count_include_pad"] and not count):
         raise NotIntegerError("its windows at the border have fewer elements")
@@ -269,11 +262,6 @@ def check_sums(bound: int) -> None:
     """Raises NotIntegerError where sums of this magnitude do not fit int32."""
     if bound >= _LIMIT:
         raise NotIntegerError(f"its sums may reach {bound}, beyond int32")
-
-
-def _each(value: Any, axes: int) -> list[int]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return values * axes if len(values) == 1 else values
 
 
 _READERS: dict[Any, Callable[[Program, fx.Node], Sums]] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.onnx_common.builder import Builder
-from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, arguments_of, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, first, handlers
 
 aten = torch.ops.aten
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, refuse_attention
 from edgecc.targets.onnx_common.builder import Builder
 from edgecc.targets.onnx_common.lowering.contraction import matmul
-from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, arguments_of, fake, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, at_any_opset, handlers
 
 aten = torch.ops.aten
 _MASKED = -3e4  # finite, so that no row is NaN; inside of float16, and far below every score
@@ -110,18 +111,4 @@ def _constant_mask(b: Builder, mask: torch.Tensor, to: torch.dtype) -> Mask:
     return Mask(b.constant(added, to, "mask"), None if bool(rows.all()) else b.constant(rows, to, "rows"))
 
 
-def _refuse(node: fx.Node, opset: int) -> str | None:
-    arguments = arguments_of(node)
-    query, key = fake(arguments["query"]), fake(arguments["key"])
-    if arguments["dropout_p"]:
-        return "attention with dropout"
-    if not query.is_floating_point():
-        return "attention of integers"
-    if isinstance(query.shape[-1], torch.SymInt):
-        return "attention with a dynamic size of the embedding"
-    if arguments["enable_gqa"] and any(isinstance(t.shape[-3], torch.SymInt) for t in (query, key)):
-        return "grouped-query attention with a dynamic number of heads"
-    return None
-
-
-HANDLERS: Handlers = handlers(_attention, aten.scaled_dot_product_attention.default, refuse=_refuse)
+HANDLERS: Handlers = handlers(_attention, aten.scaled_dot_product_attention.default, refuse=at_any_opset(refuse_attention))

@@ -11,11 +11,12 @@ import torch
 from torch import fx
 
 from edgecc.ir.quantized import quantized
+from edgecc.targeting.lowering import arguments_of
 from edgecc.targets.onnx_common.builder import Builder
 from edgecc.targets.onnx_common.lowering import float8
 from edgecc.targets.onnx_common.lowering.dialect import GROUPS, bits, is_packable
 from edgecc.targets.onnx_common.lowering.float8 import is_nvfp4
-from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, arguments_of, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, handlers
 from edgecc.targets.onnx_common.lowering.quantization import is_turnable
 
 

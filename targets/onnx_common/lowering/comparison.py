@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.onnx_common.builder import Builder
 from edgecc.targets.onnx_common.lowering.arithmetic import refuse_bitwise
-from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, arguments_of, fake, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, handlers
 
 aten = torch.ops.aten
 

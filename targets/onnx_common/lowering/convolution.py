@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.ir.ops import each, padding_widths
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.onnx_common.builder import Builder
-from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, arguments_of, each, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, first, handlers
 
 aten = torch.ops.aten
 
@@ -27,19 +29,9 @@ def _convolve(
     """x [n, c, ..], weight [out, c / groups, ..] -> [n, out, ..]. ONNX Conv."""
     axes = b.rank(weight) - 2
     dilations = each(dilation, axes)
-    widths = _widths(padding, b.sizes(weight)[2:], dilations)
+    widths = padding_widths(padding, b.sizes(weight)[2:], dilations)
     pads = [w[0] for w in widths] + [w[1] for w in widths]
     return _batched(b, node, "Conv", x, weight, bias, strides=each(stride, axes), pads=pads, dilations=dilations, group=groups)
-
-
-def _widths(padding: Any, kernel: list[int], dilation: list[int]) -> list[tuple[int, int]]:
-    """Padding before and after, for each axis. `same` puts the odd one after."""
-    if padding == "valid":
-        return [(0, 0)] * len(kernel)
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return [(t // 2, t - t // 2) for t in totals]
-    return [(p, p) for p in each(padding, len(kernel))]
 
 
 def _transposed(

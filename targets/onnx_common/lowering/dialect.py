@@ -18,8 +18,8 @@ from torch import fx
 from edgecc.ir.dtypes import dtype_name
 from edgecc.ir.program import Program
 from edgecc.ir.quantized import CHOOSE, DEQUANTIZE, FLOAT8, QUANTIZE, is_dequantize, quantized
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.onnx_common.lowering import float8
-from edgecc.targets.onnx_common.lowering.handler import arguments_of, fake
 
 aten = torch.ops.aten
 #: The numbers that QuantizeLinear saturates at. ONNX, QuantizeLinear

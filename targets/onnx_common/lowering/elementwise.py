@@ -9,10 +9,11 @@ import torch
 from torch import fx
 
 from edgecc.ir.quantized import FLOAT8
+from edgecc.targeting.lowering import arguments_of
 from edgecc.targets.onnx_common.builder import Builder
 from edgecc.targets.onnx_common.lowering import float8
 from edgecc.targets.onnx_common.lowering.arithmetic import truncate
-from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, arguments_of, first, handlers, refuse_integers
+from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, first, handlers, refuse_integers
 
 aten = torch.ops.aten
 _SELU = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946  # Klambauer et al. 2017, equation 14

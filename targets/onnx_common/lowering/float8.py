@@ -17,8 +17,9 @@ from torch import fx
 
 from edgecc.ir.program import Program
 from edgecc.ir.quantized import FLOAT8, quantized
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.onnx_common.builder import Builder
-from edgecc.targets.onnx_common.lowering.handler import Value, arguments_of, fake, first
+from edgecc.targets.onnx_common.lowering.handler import Value, first
 
 aten = torch.ops.aten
 MOST = 448.0  # the largest number of E4M3FN

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgecc.ir.ops import bound_arguments
+from edgecc.targeting.lowering import arguments_of, fake
 
 Value = Any  # an onnx_ir.Value, a number, a symbolic size, None, or a list of these
 Refusal = Callable[[fx.Node, int], "str | None"]
@@ -37,17 +37,6 @@ def handlers(lower: Callable[..., Value], *targets: Callable[..., Any], refuse: 
     return dict.fromkeys(targets, Handler(lower, refuse))
 
 
-def arguments_of(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a call by name, defaults filled in, the first operand as `x`."""
-    bound = bound_arguments(node)
-    return {{"self": "x", "input": "x"}.get(name, name): value for name, value in bound.items()}
-
-
-def fake(value: Any) -> Any:
-    """The fake value of a node; anything else as it is."""
-    return value.meta["val"] if isinstance(value, fx.Node) else value
-
-
 def first(node: fx.Node) -> torch.Tensor:
     """The fake value of a call's only or first result."""
     value = node.meta["val"]
@@ -59,13 +48,6 @@ def refuse_integers(node: fx.Node, opset: int) -> str | None:
     return None if fake(arguments_of(node)["x"]).is_floating_point() else "integer input"
 
 
-def refuse_other_results(node: fx.Node, opset: int) -> str | None:
-    """Why a call of several results, of which only the first is lowered, cannot be: something reads another one."""
-    others = [user.args[1] for user in node.users if len(user.args) > 1 and user.args[1] != 0]
-    return f"result {others[0]} is read, only the first can be lowered" if others else None
-
-
-def each(value: Any, axes: int) -> list[Any]:
-    """An option for each axis: PyTorch takes one number for all of them."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return values * axes if len(values) == 1 else values
+def at_any_opset(refuse: Callable[[fx.Node], str | None]) -> Refusal:
+    """The refusal of a reason that does not depend on the opset."""
+    return lambda node, opset: refuse(node)

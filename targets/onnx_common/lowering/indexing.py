@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake, refuse_index_put
 from edgecc.targets.onnx_common.builder import Builder, Size
 from edgecc.targets.onnx_common.lowering.arithmetic import where
 from edgecc.targets.onnx_common.lowering.comparison import common_dtype
-from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, arguments_of, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, at_any_opset, first, handlers
 from edgecc.targets.onnx_common.sizes import broadcast
 
 aten = torch.ops.aten
@@ -112,21 +113,6 @@ def _index_put(b: Builder, node: fx.Node, x: Value, indices: list[Value | None],
     return b.transpose(written, [order.index(k) for k in range(b.rank(x))])
 
 
-def _refuse_index_put(node: fx.Node, opset: int) -> str | None:
-    arguments = arguments_of(node)
-    indices = [fake(i) for i in arguments["indices"] if i is not None]
-    masks = [i for i in indices if i.dtype in (torch.bool, torch.uint8)]
-    if not indices:
-        return "a write without an index"
-    if not masks:
-        axes = [d for d, i in enumerate(arguments["indices"]) if i is not None]
-        return None if axes == list(range(axes[0], axes[0] + len(axes))) else "a write at indices of axes that are not neighbours"
-    scalar = not len(fake(arguments["values"]).shape) and not arguments["accumulate"]
-    if len(indices) > 1 or indices[0].dtype is not torch.bool or arguments["indices"][0] is None or not scalar:
-        return "a write at a mask of anything but one number, whose size depends on the data"
-    return None
-
-
 def _bucketize(b: Builder, node: fx.Node, x: Value, boundaries: Value, out_int32: bool = False, right: bool = False) -> Value:
     """How many of the sorted boundaries lie below x, or at it with `right`."""
     to = common_dtype(node.args[0], node.args[1])
@@ -147,7 +133,7 @@ HANDLERS: Handlers = {
     **handlers(_index, aten.index.Tensor, aten._unsafe_index.Tensor, refuse=_refuse_index),
     **handlers(_scatter, aten.scatter.src, aten.scatter.value, aten.scatter.reduce, aten.scatter.value_reduce, refuse=_refuse_scatter),
     **handlers(_scatter, aten.scatter_reduce.two, refuse=_refuse_scatter),
-    **handlers(_index_put, aten.index_put.default, aten._unsafe_index_put.default, refuse=_refuse_index_put),
+    **handlers(_index_put, aten.index_put.default, aten._unsafe_index_put.default, refuse=at_any_opset(refuse_index_put)),
     **handlers(_bucketize, aten.bucketize.Tensor),
     **handlers(_one_hot, aten.one_hot.default),
     aten.scatter_add.default: Handler(_scatter, _refuse_scatter),

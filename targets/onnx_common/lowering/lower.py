@@ -11,10 +11,10 @@ from edgecc.errors import InternalError
 from edgecc.ir.ops import operator_name
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
+from edgecc.targeting.lowering import arguments_of
 from edgecc.targets.onnx_common.builder import Builder
 from edgecc.targets.onnx_common.lowering import opmath
 from edgecc.targets.onnx_common.lowering.dialect import PLAIN, Dialect
-from edgecc.targets.onnx_common.lowering.handler import arguments_of
 from edgecc.targets.onnx_common.lowering.table import TABLE
 from edgecc.targets.onnx_common.sizes import same_sizes
 from edgecc.targets.onnx_common.widen import widen_missing

@@ -8,18 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake, refuse_other_results
 from edgecc.targets.onnx_common.builder import Builder
-from edgecc.targets.onnx_common.lowering.handler import (
-    SINGLE,
-    Handlers,
-    Value,
-    arguments_of,
-    fake,
-    first,
-    handlers,
-    refuse_integers,
-    refuse_other_results,
-)
+from edgecc.targets.onnx_common.lowering.handler import SINGLE, Handlers, Value, at_any_opset, first, handlers, refuse_integers
 from edgecc.targets.onnx_common.lowering.reduction import variance
 
 aten = torch.ops.aten
@@ -209,7 +200,7 @@ HANDLERS: Handlers = {
     **handlers(_group_norm, aten.group_norm.default, refuse=_refuse_groups),
     **handlers(_instance_norm, aten.instance_norm.default, refuse=_refuse_statistics),
     **handlers(_batch_norm, aten.batch_norm.default, refuse=_refuse_statistics),
-    **handlers(_batch_norm_inference, aten._native_batch_norm_legit_no_training.default, refuse=refuse_other_results),
-    **handlers(_native_layer_norm, aten.native_layer_norm.default, refuse=refuse_other_results),
-    **handlers(_native_group_norm, aten.native_group_norm.default, refuse=refuse_other_results),
+    **handlers(_batch_norm_inference, aten._native_batch_norm_legit_no_training.default, refuse=at_any_opset(refuse_other_results)),
+    **handlers(_native_layer_norm, aten.native_layer_norm.default, refuse=at_any_opset(refuse_other_results)),
+    **handlers(_native_group_norm, aten.native_group_norm.default, refuse=at_any_opset(refuse_other_results)),
 }

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of
 from edgecc.targets.onnx_common.builder import Builder, Size
-from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, arguments_of, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, first, handlers
 
 aten = torch.ops.aten
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

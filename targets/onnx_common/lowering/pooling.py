@@ -10,21 +10,11 @@ import torch
 from torch import fx
 
 from edgecc.ir.dtypes import dtype_name
+from edgecc.ir.ops import each
+from edgecc.targeting.lowering import arguments_of, fake, refuse_other_results
 from edgecc.targets.onnx_common.builder import Builder, Size
 from edgecc.targets.onnx_common.lowering.contraction import matmul
-from edgecc.targets.onnx_common.lowering.handler import (
-    SINGLE,
-    Handler,
-    Handlers,
-    Refusal,
-    Value,
-    arguments_of,
-    each,
-    fake,
-    first,
-    handlers,
-    refuse_other_results,
-)
+from edgecc.targets.onnx_common.lowering.handler import SINGLE, Handler, Handlers, Refusal, Value, first, handlers
 from edgecc.targets.onnx_common.lowering.padding import padded
 
 aten = torch.ops.aten
@@ -208,7 +198,7 @@ def _refuse_adaptive(node: fx.Node, opset: int) -> str | None:
 
 
 def _first_only(lower: Callable[..., Any], check: Refusal = _refuse) -> Handler:
-    return Handler(lower, lambda node, opset: check(node, opset) or refuse_other_results(node, opset))
+    return Handler(lower, lambda node, opset: check(node, opset) or refuse_other_results(node))
 
 
 HANDLERS: Handlers = {

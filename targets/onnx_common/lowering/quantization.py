@@ -13,9 +13,10 @@ from torch import fx
 
 from edgecc.ir.dtypes import dtype_name
 from edgecc.ir.quantized import quantized
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.onnx_common.builder import Builder
 from edgecc.targets.onnx_common.lowering.dialect import is_constant, is_narrow
-from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, arguments_of, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, first, handlers
 
 aten = torch.ops.aten
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.onnx_common.builder import Builder
-from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, arguments_of, fake
+from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value
 
 aten = torch.ops.aten
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake, refuse_different_ranks
 from edgecc.targets.onnx_common.builder import Builder, Size
-from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, arguments_of, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handler, Handlers, Value, at_any_opset, first, handlers
 
 aten = torch.ops.aten
 Axes = int | Sequence[int] | None
@@ -168,11 +169,6 @@ def _cosine_similarity(b: Builder, node: fx.Node, x1: Value, x2: Value, dim: int
     return reduce(b, "ReduceSum", b.op("Mul", left, right), dim, False)
 
 
-def _refuse_ranks_differ(node: fx.Node, opset: int) -> str | None:
-    ranks = {len(fake(a).shape) for a in node.args[:2]}
-    return None if len(ranks) == 1 else "operands of different rank"
-
-
 def _running_sum(b: Builder, node: fx.Node, x: Value, dim: int, dtype: Any = None) -> Value:
     """In the dtype of the result: integers and bools accumulate as int64."""
     data = b.cast(x, first(node).dtype)
@@ -204,6 +200,6 @@ HANDLERS: Handlers = {
     **handlers(_p_norm, aten.norm.Scalar, aten.norm.ScalarOpt_dim, aten.norm.ScalarOpt_dim_dtype),
     **handlers(_log_sum_exp, aten.logsumexp.default),
     **handlers(_count_nonzero, aten.count_nonzero.default, aten.count_nonzero.dim_IntList),
-    **handlers(_cosine_similarity, aten.cosine_similarity.default, refuse=_refuse_ranks_differ),
+    **handlers(_cosine_similarity, aten.cosine_similarity.default, refuse=at_any_opset(refuse_different_ranks)),
     **handlers(_running_sum, aten.cumsum.default),
 }

@@ -14,8 +14,9 @@ import torch
 from torch import fx
 
 from edgecc.ir.dtypes import dtype_name
+from edgecc.targeting.lowering import fake
 from edgecc.targets.onnx_common.builder import Builder, Size
-from edgecc.targets.onnx_common.lowering.handler import SINGLE, Handlers, Value, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import SINGLE, Handlers, Value, first, handlers
 
 aten = torch.ops.aten
 

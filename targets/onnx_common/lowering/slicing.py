@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from edgecc.ir.fake import size_expression
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.onnx_common.builder import Builder
-from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, arguments_of, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import Handlers, Value, first, handlers
 
 aten = torch.ops.aten
 

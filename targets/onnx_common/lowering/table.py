@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import fx
 
-from edgecc.errors import InternalError
 from edgecc.ir.dtypes import dtype_name
 from edgecc.ir.quantized import DEQUANTIZE, FLOAT8
+from edgecc.targeting.lowering import fake, flat, merge, refuse_size
 from edgecc.targets.onnx_common.lowering import (
     arithmetic,
     attention,
@@ -37,8 +35,7 @@ from edgecc.targets.onnx_common.lowering import (
     symbolic,
     windows,
 )
-from edgecc.targets.onnx_common.lowering.handler import Handlers, fake, first
-from edgecc.targets.onnx_common.sizes import refuse_size
+from edgecc.targets.onnx_common.lowering.handler import Handlers, first
 
 aten = torch.ops.aten
 DTYPES = frozenset(
@@ -83,17 +80,6 @@ _SINGLE = {
 _CONVERSIONS = (aten.to.dtype, aten.to.dtype_layout, aten.to.other, aten._to_copy.default, aten.type_as.default)
 
 
-def merge(families: Iterable[Handlers]) -> Handlers:
-    """One table of several. Raises InternalError where an operator has two handlers."""
-    table: Handlers = {}
-    for family in families:
-        twice = table.keys() & family.keys()
-        if twice:
-            raise InternalError(f"two handlers for {', '.join(sorted(map(str, twice)))}")
-        table |= family
-    return table
-
-
 TABLE: Handlers = merge(family.HANDLERS for family in _FAMILIES)
 
 
@@ -107,7 +93,7 @@ def refuse(node: fx.Node, opset: int) -> str | None:
     reads = any(isinstance(v, torch.Tensor) and v.dtype is FLOAT8 for v in map(fake, node.all_input_nodes))
     if (makes or reads) and node.target not in DEQUANTIZE and node.target not in _CONVERSIONS:
         return f"{dtype_name(FLOAT8)} outside of quantization"
-    values = [v for n in node.all_input_nodes for v in _flat(n.meta["val"])] + _flat(node.meta["val"])
+    values = [v for n in node.all_input_nodes for v in flat(n.meta["val"])] + flat(node.meta["val"])
     reason = next((r for r in map(_refuse_value, values) if r), None)
     if reason:
         return reason
@@ -117,10 +103,6 @@ def refuse(node: fx.Node, opset: int) -> str | None:
         return "float64, which ONNX Runtime has no kernel for"
     check = TABLE[node.target].refuse
     return check(node, opset) if check else None
-
-
-def _flat(value: Any) -> list[Any]:
-    return list(itertools.chain.from_iterable(map(_flat, value))) if isinstance(value, (tuple, list)) else [value]
 
 
 def _refuse_value(value: Any) -> str | None:

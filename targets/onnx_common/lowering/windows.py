@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.ir.ops import each
+from edgecc.targeting.lowering import fake
 from edgecc.targets.onnx_common.builder import Builder
-from edgecc.targets.onnx_common.lowering.handler import SINGLE, Handlers, Value, each, fake, first, handlers
+from edgecc.targets.onnx_common.lowering.handler import SINGLE, Handlers, Value, first, handlers
 from edgecc.targets.onnx_common.lowering.padding import padded
 
 aten = torch.ops.aten

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import refuse_attention
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, rank, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handlers, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handlers, handlers
 from edgecc.targets.tvm_cpu.lowering.layout import transpose
 
 aten = torch.ops.aten
@@ -86,18 +87,4 @@ def _masked_softmax(b: Builder, scores: Expr) -> Expr:
     return b.te("masked_softmax", softmax, scores)
 
 
-def _refuse(node: fx.Node) -> str | None:
-    arguments = arguments_of(node)
-    query, key = fake(arguments["query"]), fake(arguments["key"])
-    if arguments["dropout_p"]:
-        return "attention with dropout"
-    if not query.is_floating_point():
-        return "attention of integers"
-    if isinstance(query.shape[-1], torch.SymInt):
-        return "attention with a dynamic size of the embedding"
-    if arguments["enable_gqa"] and any(isinstance(t.shape[-3], torch.SymInt) for t in (query, key)):
-        return "grouped-query attention with a dynamic number of heads"
-    return None
-
-
-HANDLERS: Handlers = handlers(_attention, aten.scaled_dot_product_attention.default, refuse=_refuse)
+HANDLERS: Handlers = handlers(_attention, aten.scaled_dot_product_attention.default, refuse=refuse_attention)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, dtype_name
-from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, handlers
 
 aten = torch.ops.aten
 

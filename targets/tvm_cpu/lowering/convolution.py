@@ -8,17 +8,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.ir.ops import each, padding_widths
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, rank, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handlers, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handlers, handlers
 from edgecc.targets.tvm_cpu.lowering.padding import padded
 
 aten = torch.ops.aten
-
-
-def each(value: Any, axes: int) -> list[Any]:
-    """An option for each axis: PyTorch takes one number for all of them."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return values * axes if len(values) == 1 else values
 
 
 def _convolve(
@@ -35,20 +31,10 @@ def _convolve(
     """x [n, c, ..], weight [out, c / groups, ..] -> [n, out, ..]."""
     axes = rank(weight) - 2
     dilation = each(dilation, axes)
-    widths = _widths(padding, shape(weight)[2:], dilation)
+    widths = padding_widths(padding, shape(weight)[2:], dilation)
     before, after = [w[0] for w in widths], [w[1] for w in widths]
     options = {"strides": each(stride, axes), "padding": before + after, "dilation": dilation, "groups": groups}
     return _batched(b, x, axes, lambda data: _biased(b, b.op(f"nn.conv{axes}d", data, weight, **options), bias))
-
-
-def _widths(padding: Any, kernel: list[int], dilation: list[int]) -> list[tuple[int, int]]:
-    """Padding before and after, for each axis. `same` puts the odd one after."""
-    if padding == "valid":
-        return [(0, 0)] * len(kernel)
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return [(t // 2, t - t // 2) for t in totals]
-    return [(p, p) for p in each(padding, len(kernel))]
 
 
 def _transposed(

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.tvm_cpu.lowering.arithmetic import clamp, result_dtype
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, handlers
 from edgecc.targets.tvm_cpu.vector_math.intrinsics import call
 
 aten = torch.ops.aten

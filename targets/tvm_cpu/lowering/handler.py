@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgecc.ir.ops import bound_arguments
+from edgecc.targeting.lowering import fake
 
 Value = Any  # a Relax expression, a TVM integer, a Python number, None, or a list of these
 Refusal = Callable[[fx.Node], str | None]
@@ -33,17 +33,6 @@ Handlers = dict[Callable[..., Any], Handler]
 def handlers(lower: Callable[..., Value], *targets: Callable[..., Any], refuse: Refusal | None = None) -> Handlers:
     """The same handler for several operators."""
     return dict.fromkeys(targets, Handler(lower, refuse))
-
-
-def arguments_of(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a call by name, defaults filled in, the first operand as `x`."""
-    bound = bound_arguments(node)
-    return {{"self": "x", "input": "x"}.get(name, name): value for name, value in bound.items()}
-
-
-def fake(value: Any) -> Any:
-    """The fake value of a node; anything else as it is."""
-    return value.meta["val"] if isinstance(value, fx.Node) else value
 
 
 def is_tensor(value: Any) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake, refuse_index_put
 from edgecc.targets.tvm_cpu.lowering.arithmetic import result_dtype
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, axis_of, dtype, dtype_name, is_one, rank, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, handlers
 from edgecc.targets.tvm_cpu.lowering.layout import product
 
 aten = torch.ops.aten
@@ -170,21 +171,6 @@ def _index_put(b: Builder, node: fx.Node, x: Expr, indices: list[Expr | None], v
     return b.te("index_put", function, x, source, *flat)
 
 
-def _refuse_index_put(node: fx.Node) -> str | None:
-    arguments = arguments_of(node)
-    indices = [fake(i) for i in arguments["indices"] if i is not None]
-    masks = [i for i in indices if i.dtype in (torch.bool, torch.uint8)]
-    if not indices:
-        return "a write without an index"
-    if not masks:
-        axes = [d for d, i in enumerate(arguments["indices"]) if i is not None]
-        return None if axes == list(range(axes[0], axes[0] + len(axes))) else "a write at indices of axes that are not neighbours"
-    scalar = not len(fake(arguments["values"]).shape) and not arguments["accumulate"]
-    if len(indices) > 1 or indices[0].dtype is not torch.bool or arguments["indices"][0] is None or not scalar:
-        return "a write at a mask of anything but one number, whose size depends on the data"
-    return None
-
-
 def _bucketize(b: Builder, node: fx.Node, x: Expr, boundaries: Expr, out_int32: bool = False, right: bool = False) -> Expr:
     """How many of the sorted boundaries lie below x, or at it with `right`."""
     from tvm import te
@@ -230,7 +216,7 @@ HANDLERS: Handlers = {
     **handlers(_index, aten.index.Tensor, aten._unsafe_index.Tensor, refuse=_refuse_index),
     **dict.fromkeys((aten.scatter.src, aten.scatter.value, aten.scatter.reduce, aten.scatter.value_reduce), _scatter("update")),
     **dict.fromkeys((aten.scatter_reduce.two,), _scatter("update")),
-    **handlers(_index_put, aten.index_put.default, aten._unsafe_index_put.default, refuse=_refuse_index_put),
+    **handlers(_index_put, aten.index_put.default, aten._unsafe_index_put.default, refuse=refuse_index_put),
     **handlers(_bucketize, aten.bucketize.Tensor),
     aten.scatter_add.default: _scatter("add"),
 }

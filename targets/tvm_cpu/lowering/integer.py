@@ -10,8 +10,9 @@ import torch
 from torch import fx
 
 from edgecc.ir.integer import CODES, integer
+from edgecc.targeting.lowering import arguments_of
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, dtype_name, int64, rank, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handlers, arguments_of, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handlers, handlers
 
 _SUM, _FACTOR = "int32", "int16"
 

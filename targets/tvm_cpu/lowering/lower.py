@@ -11,8 +11,8 @@ from edgecc.errors import InternalError
 from edgecc.ir.ops import operator_name
 from edgecc.ir.program import Program
 from edgecc.ir.provenance import describe
+from edgecc.targeting.lowering import arguments_of
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, dtype_name
-from edgecc.targets.tvm_cpu.lowering.handler import arguments_of
 from edgecc.targets.tvm_cpu.lowering.table import handler
 
 

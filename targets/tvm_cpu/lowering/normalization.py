@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake, refuse_other_results
 from edgecc.targets.tvm_cpu.lowering.arithmetic import result_dtype
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, axis_of, rank, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handlers, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handlers, handlers
 
 aten = torch.ops.aten
 
@@ -214,12 +215,6 @@ def _native_group_norm(
     b: Builder, node: fx.Node, x: Expr, weight: Expr | None, bias: Expr | None, group: int, eps: float, **_: Any
 ) -> list[Expr | None]:
     return [_group_norm(b, node, x, group, weight, bias, eps), None, None]
-
-
-def refuse_other_results(node: fx.Node) -> str | None:
-    """Why a call of several results, of which only the first is lowered, cannot be: something reads another one."""
-    others = [user.args[1] for user in node.users if len(user.args) > 1 and user.args[1] != 0]
-    return f"result {others[0]} is read, only the first can be lowered" if others else None
 
 
 def _refuse_statistics(node: fx.Node) -> str | None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr
-from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, arguments_of, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Value, handlers
 
 aten = torch.ops.aten
 _MODES = ("constant", "reflect", "replicate", "circular")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.ir.ops import each
+from edgecc.targeting.lowering import fake, refuse_other_results
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, int64, rank, shape
-from edgecc.targets.tvm_cpu.lowering.convolution import each
-from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Refusal, fake, handlers
-from edgecc.targets.tvm_cpu.lowering.normalization import refuse_other_results
+from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, Refusal, handlers
 
 aten = torch.ops.aten
 

@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from edgecc.ir.quantized import quantized
+from edgecc.targeting.lowering import arguments_of
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype_name, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handlers, arguments_of, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handlers, handlers
 
 
 def _quantize(

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, shape
 from edgecc.targets.tvm_cpu.lowering.contraction import linear
-from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, arguments_of, fake
+from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers
 from edgecc.targets.tvm_cpu.lowering.layout import transpose
 from edgecc.targets.tvm_cpu.lowering.slicing import select, slice_axis
 

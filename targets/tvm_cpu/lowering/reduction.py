@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake, refuse_different_ranks
 from edgecc.targets.tvm_cpu.lowering.arithmetic import result_dtype
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, dtype, rank, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers, handlers
 
 aten = torch.ops.aten
 Axes = int | Sequence[int] | None
@@ -174,11 +175,6 @@ def _unit(b: Builder, x: Expr, dim: int, eps: float) -> Expr:
     return b.op("divide", x, b.binary("maximum", norm(b, x, 2, dim, True), eps))
 
 
-def _refuse_ranks_differ(node: fx.Node) -> str | None:
-    ranks = {len(fake(a).shape) for a in node.args[:2]}
-    return None if len(ranks) == 1 else "operands of different rank"
-
-
 _SUM, _MEAN, _PROD = _reduction("sum"), _reduction("mean"), _reduction("prod")
 _ANY, _ALL, _MAX, _MIN = _truth("max"), _truth("min"), _extreme("max"), _extreme("min")
 _VAR, _STD = _moments(root=False, with_mean=False), _moments(root=True, with_mean=False)
@@ -204,5 +200,5 @@ HANDLERS: Handlers = {
     **handlers(_p_norm, aten.norm.Scalar, aten.norm.ScalarOpt_dim, aten.norm.ScalarOpt_dim_dtype),
     **handlers(_log_sum_exp, aten.logsumexp.default),
     **handlers(_count_nonzero, aten.count_nonzero.default, aten.count_nonzero.dim_IntList),
-    **handlers(_cosine_similarity, aten.cosine_similarity.default, refuse=_refuse_ranks_differ),
+    **handlers(_cosine_similarity, aten.cosine_similarity.default, refuse=refuse_different_ranks),
 }

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import fake
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, int64, rank, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handlers, Value, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handlers, Value, handlers
 
 aten = torch.ops.aten
 Taps = list[tuple[Any, Any]]  # (position int64, weight f32)

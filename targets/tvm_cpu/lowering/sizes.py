@@ -4,47 +4,10 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator
 from typing import Any
-
-import torch
 
 from edgecc.errors import InternalError
 from edgecc.ir.fake import size_expression
-
-_INTEGER = {
-    "Add",
-    "Mul",
-    "Pow",
-    "PowByNatural",
-    "FloorDiv",
-    "CleanDiv",
-    "Mod",
-    "PythonMod",
-    "Max",
-    "Min",
-    "CeilToInt",
-    "FloorToInt",
-    "TruncToInt",
-}
-_FLOAT = {"FloatTrueDiv", "IntTrueDiv", "ToFloat", "OpaqueUnaryFn_sqrt", "FloatPow"}
-
-
-def refuse_size(size: Any) -> str | None:
-    """Why a size cannot be lowered, None where it can."""
-    if isinstance(size, torch.SymBool):
-        return "a condition on sizes that is not known when compiling"
-    if not isinstance(size, (torch.SymInt, torch.SymFloat)):
-        return None
-    expression = size_expression(size)  # type: ignore[arg-type]
-    for part in [] if isinstance(expression, (int, float)) else _parts(expression):
-        if part.is_Symbol and part.name.startswith(("u", "zuf")):
-            return "a size that depends on the data"
-        if not (part.is_Symbol or part.is_number or type(part).__name__ in _INTEGER | _FLOAT):
-            return f"the size {expression}, which uses {type(part).__name__}"
-        if type(part).__name__ == "Pow" and not (part.args[1].is_Integer and int(part.args[1]) > 0):
-            return f"the size {expression}, which uses a fractional power"
-    return None
 
 
 class Sizes:
@@ -104,12 +67,6 @@ class Sizes:
                 raise InternalError(f"the size {expression} occurs before an input defines it")
             return self._values[expression.name]
         return _combine(type(expression).__name__, [self._convert(a) for a in expression.args])
-
-
-def _parts(expression: Any) -> Iterator[Any]:
-    yield expression
-    for argument in expression.args:
-        yield from _parts(argument)
 
 
 def _combine(name: str, args: list[Any]) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.targeting.lowering import arguments_of, fake
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, axis_of, dtype, rank, shape
-from edgecc.targets.tvm_cpu.lowering.handler import Handlers, arguments_of, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handlers, handlers
 from edgecc.targets.tvm_cpu.lowering.layout import product, transpose
 from edgecc.targets.tvm_cpu.lowering.slicing import slice_axis
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
-from edgecc.errors import InternalError
 from edgecc.ir.dtypes import dtype_name
+from edgecc.targeting.lowering import flat, merge, refuse_size
 from edgecc.targets.tvm_cpu.lowering import (
     arithmetic,
     attention,
@@ -37,7 +36,6 @@ from edgecc.targets.tvm_cpu.lowering import (
     windows,
 )
 from edgecc.targets.tvm_cpu.lowering.handler import Handler, Handlers
-from edgecc.targets.tvm_cpu.lowering.sizes import refuse_size
 
 #: What is computed in float16; nothing else is.
 HALF = frozenset(
@@ -75,17 +73,6 @@ _FAMILIES = (
 )
 
 
-def merge(families: Iterable[Handlers]) -> Handlers:
-    """One table of several. Raises InternalError where an operator has two handlers."""
-    table: Handlers = {}
-    for family in families:
-        twice = table.keys() & family.keys()
-        if twice:
-            raise InternalError(f"two handlers for {', '.join(sorted(map(str, twice)))}")
-        table |= family
-    return table
-
-
 TABLE: Handlers = merge(family.HANDLERS for family in _FAMILIES)
 
 
@@ -100,17 +87,13 @@ def refuse(node: fx.Node) -> str | None:
     if node.target not in TABLE:
         return "no lowering to TVM"
     values = [n.meta["val"] for n in node.all_input_nodes] + [node.meta["val"]]
-    reason = next((r for value in values for r in map(_refuse_value, _flat(value)) if r), None)
+    reason = next((r for value in values for r in map(_refuse_value, flat(value)) if r), None)
     if reason:
         return reason
-    if node.target not in HALF and any(isinstance(v, torch.Tensor) and v.dtype == torch.float16 for value in values for v in _flat(value)):
+    if node.target not in HALF and any(isinstance(v, torch.Tensor) and v.dtype == torch.float16 for value in values for v in flat(value)):
         return "float16 outside of products"
     check = TABLE[node.target].refuse
     return check(node) if check else None
-
-
-def _flat(value: Any) -> list[Any]:
-    return list(itertools.chain.from_iterable(map(_flat, value))) if isinstance(value, (tuple, list)) else [value]
 
 
 def _refuse_value(value: Any) -> str | None:

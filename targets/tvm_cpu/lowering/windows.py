@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.ir.ops import each
+from edgecc.targeting.lowering import fake
 from edgecc.targets.tvm_cpu.lowering.builder import Builder, Expr, shape
-from edgecc.targets.tvm_cpu.lowering.convolution import each
-from edgecc.targets.tvm_cpu.lowering.handler import Handlers, fake, handlers
+from edgecc.targets.tvm_cpu.lowering.handler import Handlers, handlers
 
 aten = torch.ops.aten
 
