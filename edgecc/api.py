@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from edgecc import artifact, compiler
+from edgecc import artifact, assembly, compiler
 from edgecc import calibration as given
 from edgecc.compiler import CompileResult, Job
 from edgecc.errors import UsageError
@@ -69,8 +69,8 @@ def compile(
     """
     registry = Registry.create(map(Path, load))
     chosen = options or CompileOptions()
-    chosen = chosen if qat is None else compiler.with_training(chosen)
-    backend = compiler.with_precision(registry.target(target)() if isinstance(target, str) else target, chosen)
+    chosen = chosen if qat is None else assembly.with_training(chosen)
+    backend = assembly.with_precision(registry.target(target)() if isinstance(target, str) else target, chosen)
     args, kwargs = _arguments(example_inputs)
     if isinstance(model, Program):
         program, original = model.snapshot(), model.snapshot().__call__

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,19 @@ import torch
 
 from edgecc import artifact, data, reference, speedup, verification
 from edgecc.analysis.cost import cost
-from edgecc.diagnostics import Progress, Silent, nearest
+from edgecc.assembly import TRAIN, checks, pipeline_of
+from edgecc.bounds import bounds_of
+from edgecc.diagnostics import Progress, Silent
 from edgecc.errors import CaptureError, ContractError, UsageError
-from edgecc.ir.integer import reads_codes
 from edgecc.ir.program import Program
-from edgecc.ir.quantized import is_dequantize, is_float8, is_quantize
 from edgecc.ir.signature import TensorSpec
 from edgecc.options import CompileOptions
 from edgecc.pipeline import manager
 from edgecc.pipeline.base import REORDERED
 from edgecc.pipeline.context import PassContext, Sample
-from edgecc.pipeline.instruments import Dump, Instrument, Step, StopAfter, VerifyNumerics, VerifyStructure
+from edgecc.pipeline.instruments import Dump, Instrument, Step
 from edgecc.pipeline.numerics import compare, rounding, widened
-from edgecc.pipeline.spec import Pipeline, parse
 from edgecc.quantization import layers as quantized_layers
-from edgecc.quantization import recipe as quantization
 from edgecc.recipe import Recipe
 from edgecc.registry import Registry
 from edgecc.report import RecordCost, Report
@@ -39,14 +36,6 @@ from edgecc.targeting.base import Lowered, Target
 from edgecc.training.task import Task
 
 Eager = Callable[..., tuple[torch.Tensor, ...]]
-#: Tolerance for the largest difference of a program that quantizes activations, and SQNR in dB for all of them (a cosine of
-#: 0.99). A sum that float32 rounds otherwise may fall into the next step of 127, which moves every number after it: PyTorch
-#: differs so from itself. Where the target can, each call is compared besides (`Target.agreement`).
-QUANTIZED = 0.2, 17.0
-#: The same in half precision, whose roundings move most integers of deep layers: MiniLM's float32 program in PyTorch is 0.17 and
-#: 8 dB from itself with every result rounded to float16, as far as it is from the model that is not quantized.
-QUANTIZED_HALF = 0.5, 6.0
-TRAIN = "train-fake-quant"
 
 
 @dataclass(frozen=True)
@@ -95,7 +84,7 @@ def compile_job(job: Job) -> CompileResult:
         names = [s.name for s in job.program.signature.inputs], [s.name for s in job.program.signature.outputs]
         reference.write(directory / "reference", names, context.samples, outputs)
         (directory / "recipe.toml").write_text(job.recipe.to_toml())
-        bounds = _bounds(job, context, outputs)
+        bounds = bounds_of(job.program, job.target, options, context.samples, outputs)
         manifest = _manifest(job, lowered, directory, bounds)
         artifact.write_json(directory / "manifest.json", manifest)
         if options.verify != "off":
@@ -267,68 +256,6 @@ def _compared(before: float, after: float | None, options: CompileOptions) -> di
     return {"original": before, "compiled": after, "drop": before - after}
 
 
-def with_precision(target: Target, options: CompileOptions) -> Target:
-    """The target with its precision option as `quant` asks, where that is a precision. Raises UsageError where it has none."""
-    precision = quantization.precision(options.quant) if options.quant else ""
-    if not precision:
-        return target
-    if "precision" not in {f.name for f in fields(target)}:
-        raise UsageError(f"target {target.name} has no {precision}", hint="--quant int8; edgecc targets show lists what it has")
-    return replace(target, precision=precision)  # type: ignore[call-arg]
-
-
-def with_training(options: CompileOptions) -> CompileOptions:
-    """The options with train-fake-quant, where they do not name it. Raises UsageError where there is nothing to train."""
-    texts = (options.pipeline, *options.quant_with, *(text for _, text in options.insert))
-    if any(TRAIN in text for text in texts):
-        return options
-    if not options.quant:
-        raise UsageError("--qat trains what --quant rounds, and there is no --quant", hint="--quant int8, or w4a8")
-    if quantization.precision(options.quant):
-        raise UsageError(f"--quant {options.quant} has no integers to train for", hint="--quant int8, or w4a8; or leave --qat out")
-    return replace(options, quant_with=(*options.quant_with, TRAIN))
-
-
-def pipeline_of(target: Target, options: CompileOptions, registry: Registry) -> Pipeline:
-    """The target's pipeline as the options change it, with the passes that quantize where they ask for that."""
-    if not options.quant or quantization.precision(options.quant):
-        return edited(target.pipeline(), options, registry)
-    support = target.capabilities().quantization
-    if support is None:
-        raise UsageError(
-            f"target {target.name!r} has no quantization",
-            hint="name a quantization in its Capabilities, or --insert 'compress: insert-fake-quant, calibrate, finalize-quant'",
-        )
-    added = quantization.passes(options.quant, support, options.quant_layers, options.quant_with, options.quant_method, target.name)
-    text = str(parse(target.pipeline(), registry.passes).with_inserted("compress", tuple(parse(added, registry.passes).passes())))
-    return edited(text, options, registry)
-
-
-def checks(options: CompileOptions) -> list[Instrument]:
-    """The instruments that the options ask for."""
-    chosen: list[Instrument] = []
-    if options.verify != "off":
-        chosen.append(VerifyStructure())
-    if options.verify == "numerics":
-        chosen.append(VerifyNumerics())
-    if options.stop_after:
-        chosen.append(StopAfter(options.stop_after))
-    return chosen
-
-
-def edited(text: str, options: CompileOptions, registry: Registry) -> Pipeline:
-    """The pipeline text, or that of the options, with their insertions and without what they disable."""
-    pipeline = parse(options.pipeline or text, registry.passes)
-    for phase, added in options.insert:
-        pipeline = pipeline.with_inserted(phase, tuple(parse(added, registry.passes).passes()))
-    for name in options.disable:
-        pipeline = pipeline.without(name)
-    present = {p.name for p in pipeline.passes()}
-    if options.stop_after and options.stop_after not in present:
-        raise UsageError(f"the pipeline has no pass {options.stop_after!r} to stop after", hint=nearest(options.stop_after, present))
-    return pipeline
-
-
 def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report, context: PassContext, bounds: tuple[float, float]) -> None:
     job.progress.step("running the artifact and comparing it with the original model")
     report.checks = verification.run_checks(job.target.runners(directory, manifest), directory)
@@ -350,32 +277,6 @@ def _compare_speed(
     found = speedup.measure(job.target, before, directory, manifest, context.samples[0])
     report.speedup = found.as_dict()
     speedup.judge(found, job.recipe.options.speedup == "require", report.remarks, job.target.name)
-
-
-def _bounds(job: Job, context: PassContext, wanted: list[tuple[torch.Tensor, ...]]) -> tuple[float, float]:
-    """The tolerance and the SQNR that the user states, else what the target's arithmetic and quantized activations need."""
-    stated = job.recipe.options.tolerance
-    if stated != CompileOptions.tolerance:
-        return stated, 0.0
-    own = max(job.target.tolerance or stated, rounding(job.program.dtypes()))
-    calls = job.program.calls()
-    if not _asks_for_quantization(job.recipe.options) and not any(is_dequantize(n) or reads_codes(n) or is_float8(n) for n in calls):
-        return own, 0.0
-    lost = compare(wanted, [job.program(*sample) for sample in context.samples])  # 0 where it was quantized before it came here
-    if not any(is_quantize(n) or is_float8(n) for n in calls):
-        return own + lost.relative, 0.0
-    loose, sqnr = QUANTIZED if own == stated else QUANTIZED_HALF
-    return max(own, loose) + lost.relative, _added_noise(sqnr, lost.sqnr_db)
-
-
-def _asks_for_quantization(options: CompileOptions) -> bool:
-    """Whether the options put fake-quant nodes in: what codes of 4 bits become are no q/dq operators."""
-    return bool(options.quant) or "insert-fake-quant" in options.pipeline or any("insert-fake-quant" in text for _, text in options.insert)
-
-
-def _added_noise(first: float, second: float) -> float:
-    """The SQNR in dB of two noises at their worst, one in the direction of the other."""
-    return -20 * math.log10(10 ** (-first / 20) + 10 ** (-second / 20))
 
 
 def _manifest(job: Job, lowered: Lowered, directory: Path, bounds: tuple[float, float]) -> dict[str, Any]:

@@ -82,18 +82,18 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
 
 
 def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: bool, session: Session) -> Answer:
-    from edgecc import compiler
+    from edgecc import assembly, compiler
 
     if recipe.qat:
-        recipe = replace(recipe, options=compiler.with_training(recipe.options))
+        recipe = replace(recipe, options=assembly.with_training(recipe.options))
     elif recipe.qat_checkpoint or recipe.qat_log:
         raise UsageError("--qat-checkpoint and --qat-log are of training, and there is no --qat", hint="--qat module:function")
     registry = settings.registry(recipe.load)
     target = registry.create_target(recipe.target, recipe.target_options)
     if args.dry_run:
         recipe = replace(recipe, options=replace(recipe.options, dump_ir=False))
-    target = compiler.with_precision(target, recipe.options)
-    pipeline = compiler.pipeline_of(target, recipe.options, registry)
+    target = assembly.with_precision(target, recipe.options)
+    pipeline = assembly.pipeline_of(target, recipe.options, registry)
     instruments = debugging.instruments(args, pipeline, session)
     session.terminal.progress.expect(STEPS_BEFORE + len(pipeline.passes()) + (STEPS_AFTER if lowers else 0))
     session.terminal.progress.step(f"loading {recipe.model}")

@@ -32,14 +32,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, session: Session) -> Answer:
     recipe = settings.recipe(args)
     _check_output(args, recipe)
-    from edgecc import compiler
+    from edgecc import assembly, compiler
     from edgecc.analysis.cost import cost
     from edgecc.ir.text import to_text
     from edgecc.report import Report
 
     registry = settings.registry(recipe.load)
     program = programs.load_program(args.program)
-    pipeline = compiler.edited("", recipe.options, registry)
+    pipeline = assembly.edited("", recipe.options, registry)
     session.terminal.progress.expect(len(pipeline.passes()))
     report = Report(cost(program))
     with compiler.one_thread():
@@ -78,7 +78,7 @@ def _check_output(args: argparse.Namespace, recipe: Recipe) -> None:
 def _rewrite(
     args: argparse.Namespace, recipe: Recipe, pipeline: Pipeline, program: Program, report: Report, session: Session
 ) -> list[Step]:
-    from edgecc import compiler, data
+    from edgecc import assembly, data
     from edgecc.pipeline import manager
     from edgecc.pipeline.context import PassContext
     from edgecc.pipeline.instruments import Dump
@@ -88,7 +88,7 @@ def _rewrite(
     samples = data.samples(program, seed=options.seed, count=options.cases) if options.verify == "numerics" else ()
     given = settings.data(recipe, program.signature, calibrates=True)
     context = PassContext(samples, options.seed, report.remarks, session.terminal.progress, **given)
-    chosen = [*compiler.checks(options), RecordCost(), *debugging.instruments(args, pipeline, session)]
+    chosen = [*assembly.checks(options), RecordCost(), *debugging.instruments(args, pipeline, session)]
     if args.dry_run or not options.dump_ir:
         return manager.run(pipeline, program, context, chosen)
     with artifact.staged(_dump_folder(args.output), overwrite=bool(args.overwrite)) as folder:

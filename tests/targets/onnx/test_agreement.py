@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import edgecc
-from edgecc.compiler import QUANTIZED
+from edgecc.bounds import QUANTIZED
 from edgecc.errors import ContractError
 from edgecc.ir.quantized import quantized
 from edgecc.pipeline.context import PassContext
@@ -30,7 +30,7 @@ from edgecc.targets.tensorrt.target import TensorRT
 from edgecc.testing import trace_function
 from edgecc.verification import broken
 from tests.targets.onnx import quantize_host as host
-from tests.targets.onnx.test_quantization import INT8, UINT8, fake_quantized, random, weight
+from tests.targets.onnx.qdq_host import INT8, UINT8, fake_quantized, random, weight
 
 LAYERS, WIDTH, ROWS = 4, 64, 16
 

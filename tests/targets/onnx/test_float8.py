@@ -22,8 +22,8 @@ from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner
 from edgecc.targets.tensorrt.lint import lint
 from edgecc.testing import trace_function
 from tests.targets.onnx import quantize_host as host
+from tests.targets.onnx.qdq_host import random, refusal
 from tests.targets.onnx.test_agreement import edit
-from tests.targets.onnx.test_quantization import random, refusal
 
 FP8 = (0, -448, 448, torch.float8_e4m3fn)
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])

@@ -10,59 +10,29 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edgecc.errors import UnsupportedError, UsageError
+from edgecc.errors import UsageError
 from edgecc.ir import archive
 from edgecc.ir.quantized import quantized
 from edgecc.ir.signature import Dim
-from edgecc.ir.verify import verify
-from edgecc.registry import Registry
-from edgecc.targets.onnx_common.lowering.dialect import Dialect
 from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner
 from edgecc.targets.tensorrt.lint import lint
 from edgecc.testing import operators, trace_function
-from tests.targets.onnx import quantize_host as host
 from tests.targets.onnx.onnx_host import compiled
-
-INT8 = (-128, 127, torch.int8)
-UINT8 = (0, 255, torch.uint8)
-TENSORRT, X86, ARM = Dialect(symmetric=True), Dialect("u8", onnxruntime=True), Dialect(onnxruntime=True)
-
-
-def fake_quantized(x, scale, zero_point, limits):
-    q = quantized.quantize_per_tensor(x, scale, zero_point, *limits)
-    return quantized.dequantize_per_tensor(q, scale, zero_point, *limits)
-
-
-def weight(w, axis=0, limits=(-127, 127, torch.int8)):
-    """A float weight on the grid of int8, one scale for each channel."""
-    scales = w.abs().amax([k for k in range(w.dim()) if k != axis]) / 127
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
-    q = quantized.quantize_per_channel(w, scales, zeros, axis, *limits)
-    return quantized.dequantize_per_channel(q, scales, zeros, axis, *limits)
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def target(name, **options):
-    return Registry.create().create_target(name, {"exporter": False, **options})
-
-
-def model_of(function, *inputs, folder, name="onnxruntime", **options):
-    """The file that a target writes of a function, after its passes, and the program."""
-    made = target(name, **options)
-    program = host.optimized(trace_function(function, *inputs), made)
-    verify(program)
-    return program, host.written(program, made, folder / name)
-
-
-def kinds(file):
-    return [n.op_type for n in onnx.load(file).graph.node]
-
-
-def initializers(file):
-    return {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(file).graph.initializer}
+from tests.targets.onnx.qdq_host import (
+    ARM,
+    INT8,
+    TENSORRT,
+    UINT8,
+    X86,
+    fake_quantized,
+    initializers,
+    kinds,
+    model_of,
+    random,
+    refusal,
+    target,
+    weight,
+)
 
 
 @pytest.mark.parametrize("dialect", [TENSORRT, X86, ARM], ids=["tensorrt", "x86", "arm"])
@@ -213,221 +183,7 @@ def test_a_program_with_quantization_survives_its_file(tmp_path):
     assert torch.equal(again(x)[0], program(x)[0])
 
 
-# -- scales that are computed
-
-
-@pytest.mark.parametrize(
-    "x", [random(3, 40), random(3, 40).abs() + 1, -random(3, 40).abs(), torch.zeros(2, 4)], ids=["normal", "above 1", "below 0", "zero"]
-)
-@pytest.mark.parametrize("limits", [INT8, UINT8])
-def test_scales_of_a_whole_tensor_are_those_of_pytorch(x, limits):
-    def model(x):
-        scale, zero_point = quantized.choose_qparams(x, *limits[:2], 2.0**-12, limits[2])
-        q = quantized.quantize_per_tensor(x, scale, zero_point, *limits)
-        return scale, zero_point, q, quantized.dequantize_per_tensor(q, scale, zero_point, *limits)
-
-    program = trace_function(model, x)
-    _close_integers(compiled(program, dialect=X86)(x), program(x))
-
-
-def _close_integers(got, want):
-    for a, b in zip(got, want, strict=True):
-        assert a.dtype == b.numpy().dtype
-        np.testing.assert_allclose(a.astype(np.float64), b.numpy().astype(np.float64), rtol=1e-6, atol=1e-6)
-
-
-def dynamic_linear(w, bias, limits, eps):
-    def model(x):
-        scale, zero_point = quantized.choose_qparams(x, *limits[:2], eps, limits[2])
-        q = quantized.quantize_per_tensor(x, scale, zero_point, *limits)
-        return F.linear(quantized.dequantize_per_tensor(q, scale, zero_point, *limits), weight(w), bias)
-
-    return model
-
-
-@pytest.mark.parametrize("limits", [INT8, UINT8])
-@pytest.mark.parametrize("eps", [torch.finfo(torch.float32).eps, 2.0**-12])
-@pytest.mark.parametrize(("sizes", "bias"), [((5, 64), random(24)), ((2, 5, 64), random(24)), ((2, 5, 64), None)])
-def test_a_layer_with_computed_scales_is_one_product_of_integers(sizes, bias, eps, limits, tmp_path):
-    x, w = random(*sizes), random(24, 64, seed=1)
-    program, file = model_of(dynamic_linear(w, bias, limits, eps), x, folder=tmp_path)
-    assert kinds(file).count("MatMulInteger") == 1 and not {"DequantizeLinear", "MatMul"} & set(kinds(file))
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    own = eps < 2.0**-12
-    assert ("DynamicQuantizeLinear" in kinds(file)) == own  # its steps have no least width
-    assert ("DynamicQuantizeMatMul" if own else "MatMulIntegerToFloat") in kinds(tmp_path / "optimized.onnx")
-    for given in (x, 100 * x, x.abs() + 1, -x.abs(), torch.zeros(sizes), 1e-3 * x):
-        got, want = session.run(None, {"x": given.numpy()})[0], program(given)[0].numpy()
-        # a number on the edge of two steps may go either way: one step of x times the largest weight
-        step = max(float(given.max().clamp(min=0) - given.min().clamp(max=0)) / 255, eps)
-        assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max() + 1.01 * step * float(w.abs().max())
-        assert np.mean(np.abs(got - want) <= 1e-5 * max(np.abs(want).max(), 1e-30)) >= 0.9
-    tiny = 1e-6 * x  # a range below 255 eps, where PyTorch's steps are eps: both are within half a step of what is not quantized
-    float_ = F.linear(tiny, weight(w), bias).numpy()
-    bound = eps / 2 * float(w.abs().sum(1).max()) + 1e-6 * np.abs(float_).max()
-    for found in (session.run(None, {"x": tiny.numpy()})[0], program(tiny)[0].numpy()):
-        assert np.abs(found - float_).max() <= bound
-
-
-def test_int8_that_is_computed_becomes_uint8_on_x86_with_the_same_numbers(tmp_path):
-    """q + 128 with zero point z + 128: the integers themselves, one by one."""
-    w = random(8, 64)
-
-    def model(x):
-        scale, zero_point = quantized.choose_qparams(x, -128, 127, 2.0**-12, torch.int8)
-        q = quantized.quantize_per_tensor(x, scale, zero_point, *INT8)
-        return F.linear(quantized.dequantize_per_tensor(q, scale, zero_point, *INT8), weight(w))
-
-    for name, kind, offset in (("x86", "UINT8", 128), ("arm", "INT8", 0)):
-        program, file = model_of(model, random(3, 64), folder=tmp_path, cpu=name)
-        proto = onnx.load(file)
-        (node,) = [n for n in proto.graph.node if n.op_type == "QuantizeLinear"]
-        proto.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], getattr(onnx.TensorProto, kind), None))
-        onnx.save(proto, tmp_path / "exposed.onnx")
-        for x in (random(3, 64), random(3, 64).abs(), 1e-3 * random(3, 64), torch.zeros(3, 64)):
-            got = OnnxRuntimeRunner(tmp_path / "exposed.onnx", 1).run({"x": x.numpy()})[node.output[0]].astype(int) - offset
-            values = host.Recorder(program, (x,)).values
-            want = next(v for k, v in values.items() if k.startswith("quantize_per_tensor")).numpy()
-            assert np.abs(got - want).max() <= 1 and (got == want).mean() >= 0.98
-
-
-def test_scales_that_are_shared_or_read_are_computed_by_plain_operators(tmp_path):
-    """DynamicQuantizeLinear gives float32 scales of rank 0 and quantizes its own input."""
-    eps = torch.finfo(torch.float32).eps
-
-    def shared(x):
-        scale, zero_point = quantized.choose_qparams(x, 0, 255, eps, torch.uint8)
-        q = quantized.quantize_per_tensor(x * 0.5, scale, zero_point, *UINT8)
-        return quantized.dequantize_per_tensor(q, scale, zero_point, *UINT8)
-
-    def read(x):
-        scale, zero_point = quantized.choose_qparams(x, 0, 255, eps, torch.uint8)
-        return scale, quantized.quantize_per_tensor(x, scale, zero_point, *UINT8)
-
-    for function in (shared, read):
-        x = random(3, 64)
-        program, file = model_of(function, x, folder=tmp_path)
-        assert "DynamicQuantizeLinear" not in kinds(file)
-        found = OnnxRuntimeRunner(file, 1).run({"x": x.numpy()})
-        for spec, want in zip(program.signature.outputs, program(x), strict=True):
-            np.testing.assert_allclose(found[spec.name].astype(float), want.numpy().astype(float), rtol=1e-6)
-
-
-def test_integers_with_computed_scales_that_others_read_stay_int8(tmp_path):
-    def model(x):
-        scale, zero_point = quantized.choose_qparams(x, -128, 127, 2.0**-12, torch.int8)
-        return quantized.quantize_per_tensor(x, scale, zero_point, *INT8), zero_point
-
-    x = random(3, 64)
-    program, file = model_of(model, x, folder=tmp_path)
-    found = OnnxRuntimeRunner(file, 1).run({"x": x.numpy()})
-    for spec, want in zip(program.signature.outputs, program(x), strict=True):
-        assert found[spec.name].dtype == want.numpy().dtype and (found[spec.name] == want.numpy()).all()
-
-
-@pytest.mark.parametrize("x", [random(2, 5, 64), random(2, 5, 64).abs() + 1, torch.zeros(2, 3, 4)], ids=["normal", "above 1", "zero"])
-def test_scales_of_each_token_are_those_of_pytorch(x):
-    def model(x):
-        scales, zero_points = quantized.choose_qparams_per_token_asymmetric(x, torch.int8)
-        q = quantized.quantize_per_token(x, scales, zero_points, *INT8)
-        return scales, zero_points, q, quantized.dequantize_per_token(q, scales, zero_points, *INT8, torch.float32)
-
-    program = trace_function(model, x)
-    _close_integers(compiled(program, dialect=X86)(x), program(x))
-
-
-def test_tensorrt_wants_scales_when_it_builds():
-    def tokens(x):
-        scales, zero_points = quantized.choose_qparams_per_token_asymmetric(x, torch.int8)
-        q = quantized.quantize_per_token(x, scales, zero_points, *INT8)
-        return quantized.dequantize_per_token(q, scales, zero_points, *INT8, torch.float32)
-
-    def tensor(x):
-        scale, zero_point = quantized.choose_qparams(x, *INT8[:2], 2.0**-12, torch.int8)
-        q = quantized.quantize_per_tensor(x, scale, zero_point, *INT8)
-        return quantized.dequantize_per_tensor(q, scale, zero_point, *INT8)
-
-    for model in (tokens, tensor):
-        assert "its scales are computed from each input, TensorRT wants them when it builds: calibrate" in refusal(model, random(2, 8))
-
-
-# -- blocks
-
-
-def blocks(columns, group, limits, *, rows=32, zero_points=None):
-    numbers = torch.randint(limits[0], limits[1] + 1, (rows, columns), dtype=limits[2], generator=torch.Generator().manual_seed(0))
-    scales = random(rows, columns // group).abs() / 10 + 0.01
-    return lambda: quantized.dequantize_per_channel_group(numbers, scales, zero_points, *limits, group, torch.float32)
-
-
-INT4 = (-8, 7, torch.int8)
-UINT4 = (0, 15, torch.uint8)
-
-
-@pytest.mark.parametrize("rank", [2, 3])
-@pytest.mark.parametrize(("limits", "name"), [(INT4, "INT4"), (INT8, "INT8")])
-def test_blocks_of_a_weight_are_one_dequantize_linear(limits, name, rank):
-    dequantized = blocks(128, 64, limits)
-    x = random(*[2, 3, 128][-rank:])
-    program = trace_function(lambda x: F.linear(x, dequantized()), x)
-    got = compiled(program, 21, dialect=Dialect())(x)[0]
-    np.testing.assert_allclose(got, program(x)[0].numpy(), rtol=1e-4, atol=1e-4)
-
-
-def test_int4_blocks_for_tensorrt_are_packed_and_break_no_rule(tmp_path):
-    dequantized = blocks(128, 64, INT4)
-    x = random(2, 3, 128)
-    program, file = model_of(lambda x: F.linear(x, dequantized()), x, folder=tmp_path, name="tensorrt", opset=21)
-    (stored,) = [t for t in onnx.load(file).graph.initializer if len(t.raw_data) == 128 * 32 // 2]
-    assert (stored.data_type, list(stored.dims)) == (onnx.TensorProto.INT4, [128, 32])
-    assert kinds(file) == ["DequantizeLinear", "MatMul"]
-    assert [f for f in lint(file, "10.15").findings if f.severity == "E"] == []
-    got = OnnxRuntimeRunner(file, 1).run({"x": x.numpy()})["output"]
-    np.testing.assert_allclose(got, program(x)[0].numpy(), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("rank", [2, 3])
-@pytest.mark.parametrize(("limits", "low"), [(INT4, -8), (UINT4, 0), (INT8, -128)])
-@pytest.mark.parametrize("asymmetric", [False, True])
-def test_a_linear_layer_over_blocks_is_one_node_in_onnx_runtime(limits, low, asymmetric, rank, tmp_path):
-    offsets = torch.randint(low, low + 16, (32, 3), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
-    zero_points = offsets if asymmetric else None
-    dequantized, bias = blocks(96, 32, limits, zero_points=zero_points), random(32)
-    x = random(*[2, 3, 96][-rank:])
-    program, file = model_of(lambda x: F.linear(x, dequantized(), bias), x, folder=tmp_path)
-    assert kinds(file) == ["MatMulNBits"]
-    bits = 8 if limits is INT8 else 4
-    assert sum(v.nbytes for v in initializers(file).values() if v.dtype == np.uint8 and v.ndim == 3) == 32 * 96 * bits // 8
-    got = OnnxRuntimeRunner(file, 1).run({"x": x.numpy()})["output"]
-    want = program(x)[0].numpy()
-    assert np.abs(got - want).max() <= 2e-6 * np.abs(want).max() * 96  # float32 sums of 96 terms, whose zero points cancel
-
-
-def test_blocks_that_a_layer_and_something_else_read_stay_one_tensor(tmp_path):
-    dequantized = blocks(64, 32, INT8)
-
-    def model(x):
-        shared = dequantized()
-        return F.linear(x, shared), shared.sum(0)
-
-    program, file = model_of(model, random(2, 64), folder=tmp_path, opset=21)
-    assert "MatMulNBits" not in kinds(file) and kinds(file).count("DequantizeLinear") == 1
-    found = OnnxRuntimeRunner(file, 1).run({"x": program.examples[0].numpy()})
-    for spec, want in zip(program.signature.outputs, program(*program.examples), strict=True):
-        np.testing.assert_allclose(found[spec.name], want.numpy(), rtol=1e-4, atol=1e-3)
-
-
 # -- refusals
-
-
-def refusal(function, *inputs, name="tensorrt", **options):
-    made = Registry.create().create_target(name, options)  # with the exporter, which must not write what is refused
-    program = host.optimized(trace_function(function, *inputs), made)
-    with pytest.raises(UnsupportedError) as caught:
-        host.support.check(program, made.capabilities(), made.name)
-    return str(caught.value)
 
 
 def test_a_refusal_names_the_line():
@@ -458,17 +214,6 @@ def test_an_activation_has_one_scale_in_tensorrt():
         return quantized.dequantize_per_channel(q, scales, zeros, 1, *INT8)
 
     assert "an activation with a scale per channel: use one scale" in refusal(model, random(2, 4))
-
-
-def test_blocks_need_opset_21_and_sizes_that_tensorrt_has():
-    x = random(2, 128)
-    four, eight, small = blocks(128, 64, INT4), blocks(128, 64, INT8), blocks(128, 32, INT4)
-    assert "from opset 21, and opset is 20" in refusal(lambda x: F.linear(x, four()), x)
-    assert "from opset 21, and opset is 20" in refusal(lambda x: x @ four().t().contiguous(), x, name="onnxruntime")
-    assert "blocks of 64 int8" in refusal(lambda x: F.linear(x, eight()), x, opset=21)
-    assert "blocks of 32 int4" in refusal(lambda x: F.linear(x, small()), x, opset=21)
-    moved = blocks(128, 64, INT4, zero_points=torch.ones(32, 2, dtype=torch.int32))
-    assert "its blocks are asymmetric" in refusal(lambda x: F.linear(x, moved()), x, opset=21)
 
 
 def test_options_name_what_there_is():

@@ -18,7 +18,7 @@ from edgecc.registry import Registry
 from edgecc.targets.tensorrt.lint import lint
 from tests.models import build
 from tests.targets.onnx import quantize_host as host
-from tests.targets.onnx.test_quantization import INT8, fake_quantized, random, weight
+from tests.targets.onnx.qdq_host import INT8, fake_quantized, random, weight
 
 
 def quantized_program(name):
