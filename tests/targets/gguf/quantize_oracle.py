@@ -19,21 +19,21 @@ from typing import Any
 
 VERSION = "3.22.1"  # as in tools/llama-oracle
 _DEFAULTS = [0, 7, 43, 43, 1 << 8, 0]  # of llama_model_quantize_params: threads, file type, two types of tensors, flags
-_LINE = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- \[[^\]]*\], type = +(\w+), size = [^\n]*?(?:\((\w+)\))?\n")
+_LINE = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- \[[^\]]*\], type = +(\w+), (?:converting to (\w+) \.\. )?size = [^\n]*?(?:\((\w+)\))?\n")
 
 
 @dataclass(frozen=True)
 class Job:
     """One call. `file_type` and the types of `overrides` are llama.cpp's numbers; `destination` empty: a dry run.
 
-    `importance`: whether it is given an importance matrix (of another tensor: it decides, but weighs nothing).
+    `importance`: an .npz with a float32 vector of the columns for each tensor that is weighed, by name; empty: no importance matrix.
     """
 
     source: str
     file_type: int
     destination: str = ""
     overrides: tuple[tuple[str, int], ...] = ()
-    importance: bool = False
+    importance: str = ""
     threads: int = 1
 
 
@@ -42,6 +42,14 @@ def folder() -> Path | None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = Path(os.environ.get("EDGECC_LLAMA_ORACLE") or cache / "edgecc" / "llama-oracle" / VERSION)
     return place / "bins" / "linux-x64" if (place / ".complete").exists() else None
+
+
+def require() -> None:
+    """Skip the test where the libraries are not."""
+    import pytest
+
+    if folder() is None:
+        pytest.skip("llama.cpp's quantizer is not here (tools/llama-oracle)")
 
 
 def quantize(jobs: Sequence[Job]) -> list[dict[str, str] | None]:
@@ -84,7 +92,7 @@ def _run(library: Any, job: dict[str, Any], log: list[str]) -> dict[str, str] | 
     parameters.threads, parameters.file_type = job["threads"], job["file_type"]
     parameters.flags[5] = not job["destination"]
     patterns = (_Override * (len(job["overrides"]) + 1))(*((text.encode(), type_) for text, type_ in job["overrides"]), (None, 0))
-    weights = (_Importance * 2)((b"none", (ctypes.c_float * 1)(1.0), 1), (None, None, 0))
+    weights, _kept = _weights(job["importance"])
     parameters.overrides = ctypes.addressof(patterns) if job["overrides"] else None
     parameters.importance = ctypes.addressof(weights) if job["importance"] else None
     log.clear()
@@ -92,7 +100,18 @@ def _run(library: Any, job: dict[str, Any], log: list[str]) -> dict[str, str] | 
     if failed:
         sys.stderr.write("".join(log[-5:]))
         return None
-    return {name: (new or old).lower() for name, old, new in _LINE.findall("".join(log))}
+    return {name: (new or planned or old).lower() for name, old, new, planned in _LINE.findall("".join(log))}
+
+
+def _weights(file: str) -> tuple[Any, Any]:
+    """An array of importance vectors and its end, and what keeps their memory."""
+    import numpy as np
+
+    vectors = {name: vector.astype(np.float32) for name, vector in np.load(file).items()} if file else {}
+    entries = [
+        _Importance(name.encode(), vector.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), vector.size) for name, vector in vectors.items()
+    ]
+    return (_Importance * (len(entries) + 1))(*entries, _Importance(None, None, 0)), vectors
 
 
 def main() -> None:
