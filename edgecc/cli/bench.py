@@ -16,6 +16,7 @@ from edgecc.cli.terminal import Terminal
 from edgecc.errors import EdgeccError, MissingToolError, UsageError
 
 if TYPE_CHECKING:
+    from edgecc.targeting.base import Target
     from edgecc.targeting.timing import Contestant
 
 _PEERS = ("onnxruntime", "torch")
@@ -27,7 +28,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--vs",
         action="append",
         choices=[*_PEERS, "none"],
-        help="time this runtime in turns with the artifact (repeatable; default: those that are installed)",
+        help="time this runtime in turns with the artifact (repeatable; default: those that are installed, none for text generators)",
     )
     parser.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="time every runtime for about S seconds (2)")
     parser.add_argument(
@@ -52,13 +53,16 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
 
     target = settings.registry(args.load).create_target(manifest["target"], manifest["target_options"])
     threads = args.threads or int(manifest["facts"].get("threads", 1))
-    cases = reference.read(args.directory / "reference")
     missing: list[str] = []
+    tokens = _token_speed(args, target, manifest, threads, session)
+    if tokens and not args.vs:
+        return Answer(_document(manifest, threads, {**_UNTIMED, **tokens}, {}, missing))
+    cases = reference.read(args.directory / "reference")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         benchmark.write_case(cases[0][0], [i["name"] for i in manifest["inputs"]], folder)
         ours = list(target.contestants(args.directory, manifest, threads, folder))[:1]
-        if not ours:
+        if not ours and not tokens:
             missing.append("nothing on this machine runs the artifact at its own speed, so it is not timed")
         peers = _peers(args, folder, threads, missing, session)
         names = ", ".join(c.runtime for c in [*ours, *peers])
@@ -69,21 +73,37 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
             session.terminal.progress.step("counting what one inference executes")
             cost = dict(target.cost(args.directory, manifest, folder, folder))
     missing += cost.pop("missing", [])
-    first = timings[0].as_dict() if ours else {"latency_ms": None, "cpu_ms": None, "peak_bytes": None, "runs": 0}
-    return Answer(
-        {
-            "runtime": ours[0].runtime if ours else None,
-            "note": ours[0].note if ours else "",
-            "threads": threads,
-            **first,
-            "size_bytes": sum(manifest["files"][name]["bytes"] for name in (manifest["deployable"], *manifest.get("beside", ()))),
-            "instructions": None,
-            "cycles": {},
-            **cost,
-            "peers": {c.runtime: t.as_dict() for c, t in zip(peers, timings[len(ours) :], strict=True)},
-            "missing": missing,
-        }
-    )
+    first = timings[0].as_dict() if ours else _UNTIMED
+    named = {"runtime": ours[0].runtime, "note": ours[0].note} if ours else {}
+    peers_found = {c.runtime: t.as_dict() for c, t in zip(peers, timings[len(ours) :], strict=True)}
+    return Answer(_document(manifest, threads, {**first, **named, **cost, **tokens}, peers_found, missing))
+
+
+#: What an artifact has that was not timed on the inputs of its reference.
+_UNTIMED: Mapping[str, Any] = {"latency_ms": None, "cpu_ms": None, "peak_bytes": None, "runs": 0}
+
+
+def _document(
+    manifest: Mapping[str, Any], threads: int, figures: Mapping[str, Any], peers: Mapping[str, Any], missing: list[str]
+) -> dict[str, Any]:
+    files = (manifest["deployable"], *manifest.get("beside", ()))
+    return {
+        "runtime": None,
+        "note": "",
+        "threads": threads,
+        "size_bytes": sum(manifest["files"][name]["bytes"] for name in files),
+        "instructions": None,
+        "cycles": {},
+        **figures,
+        "peers": peers,
+        "missing": missing,
+    }
+
+
+def _token_speed(args: argparse.Namespace, target: Target, manifest: Mapping[str, Any], threads: int, session: Session) -> dict[str, Any]:
+    """Tokens per second of the artifact, {} where its target does not time it so."""
+    session.terminal.progress.step("timing the artifact")
+    return dict(target.token_speed(args.directory, manifest, threads, args.seconds))
 
 
 def _peers(args: argparse.Namespace, folder: Path, threads: int, missing: list[str], session: Session) -> list[Contestant]:
@@ -132,6 +152,8 @@ def show(document: Document, terminal: Terminal) -> None:
     if rows:
         terminal.table(("runtime", "p50 ms", "p90 ms", "CPU p50 ms", "peak memory", "runs", "times ours"), rows)
         terminal.print(f"\nthreads   {document['threads']}")
+    if "prompt_tokens_per_second" in document:
+        _show_tokens(document, terminal)
     if document["note"]:
         terminal.print(f"note      {document['note']}")
     terminal.print(f"size      {summary.size(document['size_bytes'])}")
@@ -147,6 +169,16 @@ def show(document: Document, terminal: Terminal) -> None:
         )
     for line in document["missing"]:
         terminal.print(f"missing   {line}")
+
+
+def _show_tokens(document: Document, terminal: Terminal) -> None:
+    written = document["decode_tokens_per_second"]
+    terminal.print(f"run on    {document['runtime']}, threads {document['threads']}")
+    terminal.print(f"prompt    {document['prompt_tokens_per_second']['p50']:.1f} tokens/s, {document['prompt_tokens']} at once")
+    if written:
+        terminal.print(f"decode    {written['p50']:.1f} tokens/s, one after another")
+    terminal.print(f"load      {document['load_ms']:.1f} ms")
+    terminal.print(f"memory    {summary.size(document['peak_bytes'])} at the peak")
 
 
 def _row(name: str, figures: Mapping[str, Any], document: Document) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`edgecc run`: execute an artifact on its runtime with inputs from files."""
+"""`edgecc run`: execute an artifact on its runtime with inputs from files, or continue a prompt with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecc import artifact
-from edgecc.cli import settings
+from edgecc.cli import generation, settings
 from edgecc.cli.command import Answer, Command, Document
 from edgecc.cli.session import Session
 from edgecc.cli.terminal import Terminal
@@ -19,7 +19,7 @@ from edgecc.errors import ContractError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgecc.targeting.base import Arrays
+    from edgecc.targeting.base import Arrays, Target
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +28,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT.npz", help="write the outputs by name; without it they are only summarized"
     )
+    generation.declare(parser)
     settings.add_load(parser)
 
 
 def run(args: argparse.Namespace, session: Session) -> Answer:
     manifest = artifact.read_manifest(args.directory)
+    generates = generation.wanted(args)
     if args.output and args.output.suffix != ".npz":
         raise UsageError(f"-o {args.output}: outputs are written as .npz", hint=f"-o {args.output.with_suffix('.npz')}")
     if args.output:
@@ -40,10 +42,12 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
     changed = [line for line in artifact.check_digests(args.directory, manifest) if not line.startswith("reference/")]
     if changed:
         raise ContractError(f"{args.directory} is not what was compiled: {'; '.join(changed)}", hint="compile the model again")
+    if generates:
+        return generation.run(args, session, _target(args, manifest), manifest)
     arrays = _read_inputs(args.input or [], manifest)
     if args.dry_run:
         return Answer({"runtime": None, "outputs": [], "written": None})
-    target = settings.registry(args.load).create_target(manifest["target"], manifest["target_options"])
+    target = _target(args, manifest)
     runner = target.runners(args.directory, manifest)[0]
     session.terminal.progress.step(f"running on {runner.runtime}")
     outputs = runner.run(arrays)
@@ -51,6 +55,10 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
         _write(args.output, outputs)
     described = [{"name": name, **_describe(array)} for name, array in outputs.items()]
     return Answer({"runtime": runner.runtime, "outputs": described, "written": str(args.output) if args.output else None})
+
+
+def _target(args: argparse.Namespace, manifest: Mapping[str, Any]) -> Target:
+    return settings.registry(args.load).create_target(manifest["target"], manifest["target_options"])
 
 
 def _read_inputs(given: list[str], manifest: Mapping[str, Any]) -> Arrays:
@@ -105,6 +113,9 @@ def _describe(array: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def show(document: Document, terminal: Terminal) -> None:
+    if "tokens" in document:
+        generation.show(document, terminal)
+        return
     if not document["runtime"]:
         terminal.print("dry run   the inputs fit the model; nothing was run")
         return
@@ -125,6 +136,6 @@ COMMAND = Command(
     declare,
     run,
     show,
-    frozenset({"threads", "overwrite", "dry_run"}),
+    frozenset({"threads", "overwrite", "dry_run", "seed"}),
     quiet=True,
 )

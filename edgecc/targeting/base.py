@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgecc.ir.program import Program
     from edgecc.pipeline.context import PassContext, Sample
     from edgecc.targeting.agreement import Agreement
+    from edgecc.targeting.generation import GenerationRequest, Piece
     from edgecc.targeting.lint import LintReport
     from edgecc.targeting.timing import Contestant
 
@@ -142,6 +143,22 @@ class Target(ABC):
         """What one inference costs on the device whatever machine this is: JSON values for `edgecc bench`, {} where unknown.
 
         `case`: a folder with input0.npy, ...; `folder`: where programs may be built.
+        """
+        return {}
+
+    def generate(self, directory: Path, manifest: Mapping[str, Any], request: GenerationRequest) -> Generator[Piece, None, None]:
+        """Continue the prompt of `request` with the artifact, token by token; closing the generator ends the runtime.
+
+        A target whose runtime generates text overrides this. Raises UsageError where the artifact generates none, or takes
+        ids and no text; ContractError where the runtime fails; MissingToolError.
+        """
+        raise UsageError(f"target {self.name!r} generates no text", hint="edgecc run DIR --input NAME=FILE.npy")
+
+    def token_speed(self, directory: Path, manifest: Mapping[str, Any], threads: int, seconds: float) -> Mapping[str, Any]:
+        """How fast the artifact reads and writes tokens: JSON values for `edgecc bench`, {} where it is not timed so.
+
+        `runtime`, `note`, `prompt_tokens_per_second` and `decode_tokens_per_second` (each with p50 and p90, or None),
+        `prompt_tokens`, `new_tokens`, `load_ms`, `peak_bytes` and `runs`. Raises ContractError; MissingToolError.
         """
         return {}
 
