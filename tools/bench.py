@@ -27,6 +27,7 @@ def main() -> None:
     benches: dict[str, Callable[[argparse.Namespace], None]] = {
         "arm": arm,
         "compile": lambda _: compile_time(),
+        "gguf-convert": lambda _: gguf_convert(),
         "graph": lambda _: graph(),
         "integers": integers,
         "onnx": onnx,
@@ -113,6 +114,11 @@ def training(args: argparse.Namespace) -> None:
     from benchmarks import training
 
     training.table(args.epochs)
+
+
+def gguf_convert() -> None:
+    """Processor time and peak memory from a Llama of 1.1 B random parameters to Q4_K_M, ours beside llama.cpp's quantizer."""
+    subprocess.run([sys.executable, "-m", "tools.benchmarks.gguf_convert"], cwd=ROOT, check=True)
 
 
 def graph() -> None:

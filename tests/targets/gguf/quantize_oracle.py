@@ -1,6 +1,6 @@
 """llama.cpp's own quantizer, `llama_model_quantize` of the library that tools/llama-oracle fetches, in a process of its own.
 
-`python quantize_oracle.py JOB` with a job as JSON is that process: ggml ends a process it finds wrong, and two builds of it in one
+`python quantize_oracle.py FOLDER` with jobs as JSON at its input is that process: ggml ends a process it finds wrong, and two builds of it in one
 process corrupt memory.
 """
 
@@ -54,13 +54,20 @@ def require() -> None:
 
 def quantize(jobs: Sequence[Job]) -> list[dict[str, str] | None]:
     """For each job the types of the tensors of the file by name, None where llama.cpp refuses."""
-    given = json.dumps([asdict(job) for job in jobs])
     environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder())], input=given, env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(command(), input=written(jobs), env=environment, capture_output=True, text=True, check=True)
     found: list[dict[str, str] | None] = json.loads(done.stdout)
     return found
+
+
+def command() -> list[str]:
+    """What starts that process, for those who measure it."""
+    return [sys.executable, __file__, str(folder())]
+
+
+def written(jobs: Sequence[Job]) -> str:
+    """What it reads."""
+    return json.dumps([asdict(job) for job in jobs])
 
 
 class _Parameters(ctypes.Structure):
@@ -105,9 +112,11 @@ def _run(library: Any, job: dict[str, Any], log: list[str]) -> dict[str, str] | 
 
 def _weights(file: str) -> tuple[Any, Any]:
     """An array of importance vectors and its end, and what keeps their memory."""
-    import numpy as np
+    vectors: dict[str, Any] = {}
+    if file:
+        import numpy as np
 
-    vectors = {name: vector.astype(np.float32) for name, vector in np.load(file).items()} if file else {}
+        vectors = {name: vector.astype(np.float32) for name, vector in np.load(file).items()}
     entries = [
         _Importance(name.encode(), vector.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), vector.size) for name, vector in vectors.items()
     ]
