@@ -1,0 +1,37 @@
+"""Sizes of the layers of a file, which are those of the model, or larger where all layers of an architecture share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgecc.targets.gguf.architectures.table import Architecture
+from edgecc.targets.gguf.recognition.description import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """For each layer: heads, heads with keys of their own, and the width of the network; 0 for a part that is missing.
+
+    `width` is that of one head. What a layer of the model lacks is filled with zeros, which add nothing to the stream.
+    """
+
+    heads: Sequence[int]
+    kv_heads: Sequence[int]
+    network: Sequence[int]
+    width: int
+
+
+def sizes_of(model: LanguageModel, architecture: Architecture) -> Sizes:
+    """An architecture whose layers may differ takes them as they are; else all get the largest."""
+    attentions = [layer.attention for layer in model.layers]
+    width = next(a.width for a in attentions if a is not None)
+    heads = [a.heads if a else 0 for a in attentions]
+    kv_heads = [a.kv_heads if a else 0 for a in attentions]
+    network = [layer.feed_forward.up.shape[0] if layer.feed_forward else 0 for layer in model.layers]
+    if architecture.varied:
+        return Sizes(heads, kv_heads, network, width)
+    shared = next(a.heads // a.kv_heads for a in attentions if a is not None)
+    most = max(heads) if architecture.wide else model.width // width
+    count = len(heads)
+    return Sizes([most] * count, [most // shared] * count, [max(network)] * count, width)

@@ -1,0 +1,157 @@
+"""The architectures of llama.cpp that graphs are written as: what each one computes, as a table.
+
+The source of every row is `src/models/NAME.cpp` of llama.cpp, its loading of hyperparameters and tensors and its graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+#: Whether a file has a tensor: never, only where the model has it, or always (zeros, or a copy, where the model has none).
+Presence = Literal["never", "optional", "always"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture. `norm` is its kind of norm, `after`: norms follow the sums (BERT) instead of preceding what is added.
+
+    `rope`: `pairs` turns dimensions (2k, 2k + 1), `halves` (k, k + width / 2); `partial`: fewer dimensions than a head has may
+    turn; `rope_table`: frequencies may be any, by a tensor of factors. `fused`: queries, keys and values are one tensor.
+    `grouped`: heads may share keys. `wide`: heads need not fill the width of the model. `varied`: layers may differ in size, and lack
+    a part. `biases`: presence by group: attention (queries, keys, values), output (of the attention), network, norm, head.
+    `parallel`: whether attention and network read the stream side by side: never, `one norm` for both, `two norms`, or `either`
+    of sequential and two norms.
+    """
+
+    name: str
+    norm: Literal["rms", "layer"]
+    activation: str
+    gated: bool
+    biases: Mapping[str, Presence]
+    direction: Literal["causal", "full"] = "causal"
+    after: bool = False
+    rope: Literal["", "pairs", "halves"] = ""
+    partial: bool = False
+    rope_table: bool = False
+    positions: Presence = "never"
+    types: Presence = "never"
+    embedding_norm: bool = False
+    alibi: bool = False
+    fused: bool = False
+    grouped: bool = True
+    wide: bool = False
+    varied: bool = False
+    query_norm: bool = False
+    parallel: Literal["never", "one norm", "two norms", "either"] = "never"
+    output: Presence = "optional"
+
+
+def _biases(attention: Presence, output: Presence, network: Presence, norm: Presence, head: Presence = "never") -> dict[str, Presence]:
+    return {"attention": attention, "output": output, "network": network, "norm": norm, "head": head}
+
+
+#: In the order in which they are tried: the narrower before the wider.
+ARCHITECTURES = (
+    Architecture("qwen3", "rms", "silu", True, _biases("never", "never", "never", "never"), rope="halves", query_norm=True, wide=True),
+    Architecture("qwen2", "rms", "silu", True, _biases("always", "never", "never", "never"), rope="halves"),
+    Architecture(
+        "llama",
+        "rms",
+        "silu",
+        True,
+        _biases("optional", "optional", "optional", "never"),
+        rope="pairs",
+        partial=True,
+        rope_table=True,
+        wide=True,
+    ),
+    Architecture(
+        "deci",
+        "rms",
+        "silu",
+        True,
+        _biases("optional", "optional", "optional", "never"),
+        rope="pairs",
+        partial=True,
+        rope_table=True,
+        wide=True,
+        varied=True,
+    ),
+    Architecture("gpt2", "layer", "gelu_tanh", False, _biases("always", "always", "always", "always"), positions="always", fused=True),
+    Architecture(
+        "mpt",
+        "layer",
+        "gelu_tanh",
+        False,
+        _biases("optional", "optional", "optional", "optional"),
+        positions="optional",
+        alibi=True,
+        fused=True,
+    ),
+    Architecture("starcoder2", "layer", "gelu_tanh", False, _biases("always", "always", "always", "always"), rope="halves"),
+    Architecture(
+        "phi2",
+        "layer",
+        "gelu_tanh",
+        False,
+        _biases("always", "always", "always", "always", "always"),
+        rope="halves",
+        partial=True,
+        parallel="one norm",
+        output="always",
+    ),
+    Architecture(
+        "gptneox",
+        "layer",
+        "gelu_tanh",
+        False,
+        _biases("always", "always", "always", "always"),
+        rope="halves",
+        partial=True,
+        fused=True,
+        grouped=False,
+        parallel="either",
+        output="always",
+    ),
+    Architecture(
+        "stablelm",
+        "layer",
+        "silu",
+        True,
+        _biases("optional", "never", "never", "always"),
+        rope="halves",
+        partial=True,
+        output="always",
+    ),
+    Architecture(
+        "bert",
+        "layer",
+        "gelu_tanh",
+        False,
+        _biases("always", "always", "always", "always"),
+        direction="full",
+        after=True,
+        positions="always",
+        types="always",
+        embedding_norm=True,
+        grouped=False,
+        output="never",
+    ),
+    Architecture(
+        "nomic-bert",
+        "layer",
+        "silu",
+        True,
+        _biases("optional", "optional", "never", "always"),
+        direction="full",
+        after=True,
+        rope="halves",
+        types="always",
+        embedding_norm=True,
+        fused=True,
+        grouped=False,
+        output="never",
+    ),
+)

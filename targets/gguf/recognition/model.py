@@ -1,0 +1,148 @@
+"""A language model read from its graph, from the result backwards along the stream that layers add to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from edgecc.ir.program import Program
+from edgecc.targets.gguf.recognition.attention import read_attention
+from edgecc.targets.gguf.recognition.description import Attention, FeedForward, LanguageModel, Layer, Linear, Norm
+from edgecc.targets.gguf.recognition.embeddings import open_program, read_embeddings
+from edgecc.targets.gguf.recognition.feed_forward import read_feed_forward
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, input_of, linear_at, norm_at, strip
+
+
+@dataclass(frozen=True)
+class _Branch:
+    part: Attention | FeedForward
+    before: Norm | None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The results of `branches` are added to the stream, and `after` norms the sum. `previous` is the stream before."""
+
+    branches: Sequence[_Branch]
+    after: Norm | None
+    previous: fx.Node
+
+
+def read_model(program: Program) -> LanguageModel:
+    """What the first output of a program is, as a language model.
+
+    Raises UnrecognizedError with the first node, from the result backwards, that no transformer has.
+    """
+    reader, call = open_program(program)
+    output = program.outputs()[0]
+    if output not in reader.live:
+        raise UnrecognizedError(output, "the first output does not depend on the tokens")
+    width = int(call.meta["val"].shape[-1])
+    at = strip(output)
+    head = linear_at(at)
+    if head is not None and head.shape[1] == width:
+        at = strip(input_of(head))
+    else:
+        head = None
+    norm = norm_at(at)
+    steps = list(_steps(reader, strip(at.args[0]))) if norm is not None else list(_steps(reader, at))
+    if norm is not None and steps and not any(b.before for b in steps[0].branches):
+        steps, norm = [_Step(steps[0].branches, norm, steps[0].previous), *steps[1:]], None  # it belongs to the last layer
+    if not steps:
+        raise UnrecognizedError(at, "it is no sum of a stream with an attention or a feed-forward network")
+    embeddings = read_embeddings(reader, steps[-1].previous, call)
+    return LanguageModel(embeddings, _layers(list(reversed(steps))), norm, head, output)
+
+
+def _steps(reader: Reader, node: fx.Node) -> Iterator[_Step]:
+    """The steps that end at `node`, the last one first."""
+    while (step := _step(reader, node)) is not None:
+        yield step
+        node = step.previous
+
+
+def _step(reader: Reader, node: fx.Node) -> _Step | None:
+    """The last step that leads to `node`, None where nothing but tables of rows is added up there."""
+    after = norm_at(node)
+    at = strip(node.args[0]) if after is not None else node
+    if at not in reader.live or at.target is not aten.add.Tensor:
+        return None
+    terms = list(_terms(reader, at))
+    layers = [layer for t in terms if (layer := linear_at(t)) is not None]
+    streams = [t for t in terms if linear_at(t) is None]
+    if not layers:
+        return None
+    if len(streams) != 1:
+        found = ", ".join(f"%{t.name}" for t in streams) or "none"
+        raise UnrecognizedError(at, f"layers are added to {len(streams)} values ({found}), want one stream")
+    (previous,) = streams
+    return _Step([_branch(reader, layer, previous) for layer in layers], after, previous)
+
+
+def _terms(reader: Reader, node: fx.Node) -> Iterator[fx.Node]:
+    """What an addition adds up; a sum that nothing else reads is part of it."""
+    if node.kwargs:
+        raise UnrecognizedError(node, f"an addition with {node.kwargs}")
+    for operand in node.args:
+        term = strip(operand)
+        if not isinstance(term, fx.Node):
+            raise UnrecognizedError(node, f"the number {term} is added to the stream")
+        if term.target is aten.add.Tensor and term in reader.live and len(term.users) == 1:
+            yield from _terms(reader, term)
+        else:
+            yield term
+
+
+def _branch(reader: Reader, layer: Linear, previous: fx.Node) -> _Branch:
+    """An attention or a feed-forward network that ends in `layer` and reads the stream `previous`, or its norm."""
+    sdpa = aten.scaled_dot_product_attention.default
+    nearest = reader.sources(input_of(layer), sdpa, aten.linear.default)
+    inside = input_of(layer)
+    attention = inside if inside.target is sdpa else nearest[0] if len(nearest) == 1 and nearest[0].target is sdpa else None
+    part: Attention | FeedForward = read_attention(reader, attention, layer) if attention is not None else read_feed_forward(reader, layer)
+    read = strip(input_of(part.query if isinstance(part, Attention) else part.up))
+    if read is previous:
+        return _Branch(part, None)
+    before = norm_at(read)
+    if before is None or strip(read.args[0]) is not previous:
+        raise UnrecognizedError(read, f"%{part.node.name} reads it, want the stream %{previous.name} or its norm")
+    return _Branch(part, before)
+
+
+def _layers(steps: Sequence[_Step]) -> list[Layer]:
+    """Attention and the feed-forward network after it are one layer, in one step where they are parallel."""
+    layers: list[Layer] = []
+    pending = list(steps)
+    while pending:
+        step = pending.pop(0)
+        attention, network = _parts(step)
+        follows = pending and attention is not None and network is None and _parts(pending[0])[0] is None
+        second = pending.pop(0) if follows else None
+        after = second.after if second else (step.after if network is not None else None)
+        network = _parts(second)[1] if second else network
+        layers.append(
+            Layer(
+                len(layers),
+                attention.part if attention else None,  # type: ignore[arg-type]
+                network.part if network else None,  # type: ignore[arg-type]
+                attention.before if attention else None,
+                network.before if network else None,
+                step.after if attention is not None and not (second is None and network is not None) else None,
+                after,
+                second is None and attention is not None and network is not None,
+            )
+        )
+    return layers
+
+
+def _parts(step: _Step) -> tuple[_Branch | None, _Branch | None]:
+    attentions = [b for b in step.branches if isinstance(b.part, Attention)]
+    networks = [b for b in step.branches if isinstance(b.part, FeedForward)]
+    if len(attentions) > 1 or len(networks) > 1:
+        more = (attentions if len(attentions) > 1 else networks)[1]
+        raise UnrecognizedError(
+            more.part.node, f"{len(attentions)} attentions and {len(networks)} networks are added at once, want one of each"
+        )
+    return (attentions[0] if attentions else None), (networks[0] if networks else None)
