@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.ir.lazy import identity, read
 from edgecc.ir.program import Program
 from edgecc.pipeline.base import EXACT, Pass
 from edgecc.pipeline.context import PassContext
@@ -55,7 +56,7 @@ def _merge_weights(program: Program, context: PassContext, by_content: bool) -> 
     for group in alike.values():
         first: dict[Hashable, fx.Node] = {}
         for node in group if len(group) > 1 else ():
-            same = first.setdefault(_content(program.weight(node)) if by_content else program.weight(node).data_ptr(), node)
+            same = first.setdefault(_content(program.weight(node)) if by_content else identity(program.weight(node)), node)
             if same is not node:
                 context.applied(node, f"the same weight as {same.target}")
                 program.replace(node, same)
@@ -65,7 +66,7 @@ def _merge_weights(program: Program, context: PassContext, by_content: bool) -> 
 
 def _content(tensor: torch.Tensor) -> bytes:
     """SHA-256 of the elements, in the order of the strides that the caller has compared."""
-    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).digest()
+    return hashlib.sha256(read(tensor).contiguous().flatten().view(torch.uint8).numpy().data).digest()
 
 
 def _is_random(node: fx.Node) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 
 from edgecc.errors import UsageError
+from edgecc.ir.lazy import is_lazy
 
 
 def check_finite(module: torch.nn.Module) -> None:
     """Pass a module whose parameters are finite and whose buffers hold no NaN; an infinite buffer may be a mask.
+
+    Lazy weights pass: whoever reads them checks them.
 
     Raises UsageError that names every other tensor, with the count of its bad values.
     """
@@ -23,7 +26,7 @@ def check_finite(module: torch.nn.Module) -> None:
 
 
 def _bad(tensor: torch.Tensor, *, inf: bool) -> int:
-    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
+    if is_lazy(tensor) or tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
         return 0
     bad = ~torch.isfinite(tensor) if inf else torch.isnan(tensor)
     return int(bad.sum())

@@ -16,16 +16,21 @@ from edgecc.errors import MissingToolError, RefusedError, UsageError
 from edgecc.frontend.classify import Kind, classify
 from edgecc.frontend.factory import Made
 from edgecc.frontend.reason import reason
+from edgecc.frontend.safetensors_files import has_weights, lazy_tensors, stored_tensors
 
 _LENGTH = 128
+_LAZY = "weights stay in their files until they are used"
+_NOT_LAZY = "weights are in memory: only those in model.safetensors or its shards, and not quantized yet, can stay in their files"
 
 
-def load_directory(path: Path) -> tuple[Made, tuple[str, ...]]:
+def load_directory(path: Path, *, lazy: bool = False) -> tuple[Made, tuple[str, ...]]:
     """The model of a directory with `config.json` and weights, in float32, with example inputs of its modality.
 
     Attention is scaled_dot_product_attention where the model has it (it traces to one operator, dynamic sizes
-    included), else its eager form. Caches are off. Raises RefusedError for a directory that brings its own Python
-    code or pickled objects, MissingToolError without transformers, UsageError for what transformers cannot read.
+    included), else its eager form. Caches are off. With `lazy`, weights stay in the safetensors files until they are
+    used (`edgecc.ir.lazy`), where the directory has those and is not quantized already; a note says which it was.
+    Raises RefusedError for a directory that brings its own Python code or pickled objects, MissingToolError without
+    transformers, UsageError for what transformers cannot read.
     """
     config = _read_config(path)
     _refuse_code(path, config)
@@ -36,10 +41,14 @@ def load_directory(path: Path) -> tuple[Made, tuple[str, ...]]:
         raise MissingToolError(f"{path} is a Hugging Face model, which needs transformers", hint="pip install 'edgecc[llm]'") from error
     cls = _model_class(transformers, config, path)
     attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
+    stays = lazy and has_weights(path) and "quantization_config" not in config
+    weights = lazy_tensors(stored_tensors(path)) if stays else None
     with _quiet(transformers):
         try:
             model, info = cls.from_pretrained(
-                path,
+                path if weights is None else None,
+                config=None if weights is None else _configuration(transformers, cls, path),
+                state_dict=weights,
                 local_files_only=True,
                 trust_remote_code=False,
                 weights_only=True,
@@ -54,6 +63,8 @@ def load_directory(path: Path) -> tuple[Made, tuple[str, ...]]:
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     notes: tuple[str, ...] = (f"{cls.__name__} of transformers {transformers.__version__}, attention {attention}",)
     notes += (f"weights cast from {stored} to float32",) if stored != "float32" else ()
+    if lazy:
+        notes += (_LAZY if stays else _NOT_LAZY,)
     return Made(model.eval(), (), _example_inputs(model)), notes
 
 
@@ -106,6 +117,12 @@ def _model_class(transformers: Any, config: dict[str, Any], path: Path) -> Any:
     if config["model_type"] not in known:
         raise UsageError(f"{path}: transformers {transformers.__version__} knows no model type {config['model_type']!r}")
     return transformers.AutoModel
+
+
+def _configuration(transformers: Any, cls: Any, path: Path) -> Any:
+    """The configuration as `from_pretrained` of the class would read it."""
+    reader = transformers.AutoConfig if cls is transformers.AutoModel else cls.config_class
+    return reader.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
 def _require_complete(path: Path, name: str, info: dict[str, Any]) -> None:

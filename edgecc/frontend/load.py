@@ -42,12 +42,13 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Options:
-    """`model`: the factory that goes with weights. `seed`: of random example inputs."""
+    """`model`: the factory that goes with weights. `seed`: of random example inputs. `lazy`: leave weights in their files."""
 
     model: str | None = None
     allow_pickle: bool = False
     allow_nonfinite: bool = False
     seed: int = 0
+    lazy: bool = False
 
 
 def load(
@@ -58,13 +59,17 @@ def load(
     allow_pickle: bool = False,
     allow_nonfinite: bool = False,
     seed: int = 0,
+    lazy: bool = False,
 ) -> Loaded:
     """Capture MODEL: `file.py:factory`, a `.pt2`, weights with `model`, a Hugging Face directory or TorchScript.
+
+    `lazy` leaves the weights of a Hugging Face directory in its safetensors files (`edgecc.ir.lazy`): they are neither
+    held in memory nor checked to be finite. Other models, and directories that need more than reading, load as ever.
 
     Raises UsageError (what was found is no model, or does not fit), RefusedError (it would run code that was not
     agreed to), CaptureError (torch.export cannot trace it), MissingToolError (transformers is absent).
     """
-    options = Options(model, allow_pickle, allow_nonfinite, seed)
+    options = Options(model, allow_pickle, allow_nonfinite, seed, lazy)
     specs = parse_inputs(inputs)
     path = Path(source)
     if not path.exists() and is_factory(source):
@@ -118,7 +123,7 @@ def _load_torchscript(path: Path, specs: Sequence[InputSpec], options: Options, 
 
 
 def _load_hugging_face(path: Path, specs: Sequence[InputSpec], options: Options, found: Found) -> Loaded:
-    made, notes = load_directory(path)
+    made, notes = load_directory(path, lazy=options.lazy)
     return _capture(made, specs, options, f"{found.kind.value} {path}", notes)
 
 

@@ -28,7 +28,10 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 
 from edgecc.errors import UsageError
-from edgecc.ir import quantized  # noqa: F401  torch reads no archive that calls operators it does not know
+from edgecc.ir import (
+    lazy,
+    quantized,  # noqa: F401  torch reads no archive that calls operators it does not know
+)
 from edgecc.ir.archive_safety import load_checked
 from edgecc.ir.capture import Names, from_exported
 from edgecc.ir.fake import ranges
@@ -83,7 +86,7 @@ def read(path: Path) -> tuple[torch.export.ExportedProgram, Names | None]:
 
 
 def export(program: Program) -> torch.export.ExportedProgram:
-    """The program as an ExportedProgram with flat positional inputs and a flat tuple of outputs. Weights are shared."""
+    """The program as an ExportedProgram with flat positional inputs and a flat tuple of outputs. Weights are shared, lazy ones read."""
     graph = fx.Graph()
     weights = program.weights()
     lifted, specs = {}, []
@@ -106,8 +109,9 @@ def export(program: Program) -> torch.export.ExportedProgram:
             specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(copies[node].name), None))
     results = [copies[n] for n in program.outputs()]
     signature = ExportGraphSignature(specs, [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in results])
-    parameters = {n: t for n, t in _stored(program).items() if isinstance(t, torch.nn.Parameter)}
-    buffers = {n: t for n, t in _stored(program).items() if n not in parameters}
+    stored = _stored(program)
+    parameters = {n: t for n, t in stored.items() if isinstance(t, torch.nn.Parameter)}
+    buffers = {n: t for n, t in stored.items() if n not in parameters}
     exported = torch.export.ExportedProgram(
         fx.GraphModule({}, graph),
         graph,
@@ -125,7 +129,14 @@ def export(program: Program) -> torch.export.ExportedProgram:
 
 
 def _stored(program: Program) -> dict[str, torch.Tensor]:
-    return {name: program.stored(name) for name in program.weights()}
+    return {name: _in_memory(program.stored(name)) for name in program.weights()}
+
+
+def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
+    if not lazy.is_lazy(tensor):
+        return tensor
+    values = lazy.read(tensor)
+    return torch.nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else values
 
 
 def _kind(program: Program, name: str) -> tuple[InputKind, str]:

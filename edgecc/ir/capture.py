@@ -25,6 +25,7 @@ from edgecc.ir.functional import functionalize
 from edgecc.ir.inline import inline_regions
 from edgecc.ir.program import Program
 from edgecc.ir.signature import Dim, Signature, TensorSpec
+from edgecc.ir.stand_ins import put_back, stand_ins
 
 Dims = Mapping[str, Mapping[int, Dim]]
 
@@ -42,7 +43,7 @@ def trace(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     training = [m for m in model.modules() if m.training]
     try:
         model.eval()
-        with torch.no_grad(), warnings.catch_warnings(), _without_partial_graph():
+        with torch.no_grad(), warnings.catch_warnings(), _without_partial_graph(), stand_ins(model) as lazy:
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, positional, named, dynamic_shapes=dynamic_shapes)
     except Exception as error:  # torch.export lets whatever the user's forward raises through
@@ -50,7 +51,9 @@ def trace(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     finally:
         for module in training:
             module.training = True
-    return from_exported(exported, _names(exported, arguments, dims or {}))
+    program = from_exported(exported, _names(exported, arguments, dims or {}))
+    put_back(program, lazy)
+    return program
 
 
 def eager(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Callable[..., tuple[torch.Tensor, ...]]:

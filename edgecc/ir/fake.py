@@ -20,6 +20,7 @@ from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from edgecc.errors import InternalError
+from edgecc.ir.lazy import is_lazy
 
 UNBOUNDED = 2**31
 
@@ -59,6 +60,9 @@ def _is_dynamic(value: object) -> bool:
 
 def fake_weight(graph: fx.Graph, tensor: torch.Tensor) -> torch.Tensor:
     """The fake value of a weight, with static sizes."""
+    if is_lazy(tensor):
+        with fake_mode(graph):
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
     return fake_mode(graph).from_tensor(tensor.detach(), static_shapes=True)
 
 
