@@ -69,10 +69,12 @@ class Answers:
     def embeddings(self, tokens: Tokens, pooled: bool) -> Floats:
         """tokens [n] -> [n, width], or [1, width] pooled as the file says."""
         context = self._context(tokens, POOLED_EMBEDDING if pooled else TOKEN_EMBEDDINGS)
+        if pooled and self.call.llama_pooling_type(context) <= 0:
+            raise UsageError("the file says nothing of pooling: it has an embedding for each token and none of the whole")
         self.model.compute(context, tokens, 0, np.ones(len(tokens)))
         if not pooled:
             return copied(self.call.llama_get_embeddings(context), len(tokens), self.model.width, "embeddings")
-        return copied(self.call.llama_get_embeddings_seq(context, 0), 1, self.model.width, "pooled embedding, as its file pools none,")
+        return copied(self.call.llama_get_embeddings_seq(context, 0), 1, self.model.width, "pooled embedding")
 
     def begin(self, tokens: Tokens, limit: int, sampling: Sampling) -> None:
         """Start to generate at most `limit` tokens after these."""
@@ -95,7 +97,7 @@ class Answers:
             stop = "context"
         else:
             stop = "" if state.left else "limit"
-        piece = self._piece(token) if stop != "end" else b""
+        piece = self._piece(token) if self._tokenizer and stop != "end" else b""
         text = state.text.decode(piece, final=bool(stop)) if self._tokenizer else None
         if stop:
             self._generation = None

@@ -10,7 +10,7 @@ from typing import Any
 from edgecc.targets.gguf.runtime import layout
 from edgecc.targets.gguf.runtime.wheel import shared_library, unknown_build
 
-_INFO, _ERROR, _CONTINUED = 2, 4, 5  # ggml_log_level
+_WARNING, _ERROR, _CONTINUED = 3, 4, 5  # ggml_log_level
 _LOG = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
 
 
@@ -108,9 +108,9 @@ class Library:
         return Parameters.from_buffer_copy(layout.with_fields(self._context, values))
 
     def _write(self, level: int, text: bytes, _: object) -> None:
-        """Log a piece of text on standard error, and remember errors; debug lines, which are many, are dropped."""
+        """Log warnings and errors on standard error, and remember the errors; the rest, which is much, is dropped."""
         self._level = self._level if level == _CONTINUED else level
-        if self._level < _INFO:
+        if self._level < _WARNING:
             return
         os.write(2, text)
         if self._level == _ERROR and text.strip():

@@ -159,13 +159,14 @@ class LlamaCpp:
         if process is None:
             raise ContractError(f"llama.cpp has ended: {self.path.name} must be loaded again", hint="with LlamaCpp(path) as model: ...")
         assert process.stdin is not None and process.stdout is not None
+        arrays = [] if tokens is None else [_ids(tokens)]
         self._said = self._log.seek(0, os.SEEK_END)
         watchdog = threading.Timer(self.seconds, self._expire, (process,))
         watchdog.daemon = True
         watchdog.start()
         try:
             with suppress(BrokenPipeError):  # the answer that is missing says why
-                protocol.send(process.stdin, fields, [] if tokens is None else [_ids(tokens)])
+                protocol.send(process.stdin, fields, arrays)
             answer, arrays = protocol.receive(process.stdout)
         except EOFError as error:
             raise self._died() from error

@@ -77,12 +77,12 @@ def compare_logits(reference: Array, found: Array, tokens: Sequence[int] | Array
     """
     wanted, given = log_softmax(reference), log_softmax(found)
     rows, following = np.arange(len(tokens) - 1), np.asarray(tokens)[1:]
-    p = np.exp(wanted)
-    differences = np.where(p > 0, p * (wanted - given), 0.0)
+    possible = wanted > -np.inf  # the rest adds nothing: p ln p goes to 0
+    p, q = wanted[possible], given[possible]
     return LogitDistance(
         positions=len(wanted),
-        max_error=float(np.abs(reference.astype(np.float64) - found).max(initial=0.0)),
-        divergence=float(differences.sum()),
+        max_error=float(np.abs(reference[possible].astype(np.float64) - found[possible]).max(initial=0.0)),
+        divergence=float((np.exp(p) * (p - q)).sum()),
         agreeing=int(np.count_nonzero(wanted.argmax(-1) == given.argmax(-1))),
         predicted=len(rows),
         reference_loss=-float(wanted[rows, following].sum()),

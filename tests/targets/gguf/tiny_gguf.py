@@ -1,4 +1,7 @@
-"""Tiny GGUF models with random weights, written with gguf-py alone, and what they compute as plain PyTorch in float64."""
+"""Tiny GGUF models with random weights, written with gguf-py alone, and what they compute as plain PyTorch in float64.
+
+A test module that imports this is skipped where gguf or xllamacpp is not installed.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+_INSTALL = "is not installed (pip install 'edgecc[gguf]')"
+gguf = pytest.importorskip("gguf", reason=f"gguf {_INSTALL}")
+pytest.importorskip("xllamacpp", reason=f"xllamacpp {_INSTALL}")
 
 WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT = 32, 2, 4, 2, 48, 96
 HEAD = WIDTH // HEADS
@@ -22,6 +29,7 @@ SPECIAL = ("<|begin|>", "<|end|>")  # after the 256 bytes
 BEGIN, END = 256, 257
 WORD_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁the", "▁cat", "▁sat", "s", "▁on", "▁mat")
 Weights = Mapping[str, Tensor]
+Change = Callable[[dict[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,19 @@ def byte_symbols() -> list[str]:
     return [chr(b) if b in printable else chr(256 + others.index(b)) for b in range(256)]
 
 
-def llama(path: Path, *, tokenizer: bool = False, seed: int = 0, change: Callable[[dict[str, np.ndarray]], None] | None = None) -> Tiny:
-    """RMS norm, interleaved rotary embedding, grouped queries, SwiGLU, an output of its own. `change` edits what is written."""
+def llama(
+    path: Path,
+    *,
+    tokenizer: bool = False,
+    context: int = CONTEXT,
+    seed: int = 0,
+    change: Change | None = None,
+    keys: Callable[[Any], None] | None = None,
+) -> Tiny:
+    """RMS norm, interleaved rotary embedding, grouped queries, SwiGLU, an output of its own.
+
+    `change` edits the weights that are written, not those of `forward`; `keys` adds keys to the file.
+    """
     words = 256 + len(SPECIAL) if tokenizer else PLAIN_WORDS
     draw = _drawer(seed)
     weights = {"token_embd.weight": draw(words, WIDTH), "output_norm.weight": 1 + draw(WIDTH), "output.weight": draw(words, WIDTH)}
@@ -56,11 +75,13 @@ def llama(path: Path, *, tokenizer: bool = False, seed: int = 0, change: Callabl
         sizes |= {"ffn_gate": (HIDDEN, WIDTH), "ffn_up": (HIDDEN, WIDTH), "ffn_down": (WIDTH, HIDDEN)}
         weights |= {f"blk.{i}.{name}.weight": draw(*size) for name, size in sizes.items()}
         weights |= {f"blk.{i}.{name}.weight": 1 + draw(WIDTH) for name in ("attn_norm", "ffn_norm")}
-    writer = _writer(path, "llama", words)
+    writer = _writer(path, "llama", context)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(EPS)
     writer.add_rope_freq_base(THETA)
     _add_bytes(writer) if tokenizer else _add_none(writer, words)
+    if keys:
+        keys(writer)
     return Tiny(path, words, *_finish(writer, weights, _llama, change))
 
 
@@ -79,13 +100,13 @@ def gpt2(path: Path, *, seed: int = 0) -> Tiny:
             "ffn_down": (WIDTH, HIDDEN),
         }.items():
             weights |= _linear(f"blk.{i}.{name}", size, draw)
-    writer = _writer(path, "gpt2", PLAIN_WORDS)
+    writer = _writer(path, "gpt2")
     writer.add_layer_norm_eps(EPS)
     _add_none(writer, PLAIN_WORDS)
     return Tiny(path, PLAIN_WORDS, *_finish(writer, weights, _gpt2))
 
 
-def bert(path: Path, *, pooling: gguf.PoolingType = gguf.PoolingType.MEAN, seed: int = 0) -> Tiny:
+def bert(path: Path, *, pooling: str = "mean", seed: int = 0) -> Tiny:
     """Layer norm after each sum, learned positions and types, attention to both sides, GELU."""
     words = len(WORD_PIECES)
     draw = _drawer(seed)
@@ -97,10 +118,10 @@ def bert(path: Path, *, pooling: gguf.PoolingType = gguf.PoolingType.MEAN, seed:
         for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
             weights |= _linear(f"blk.{i}.{name}", (WIDTH, WIDTH), draw)
         weights |= _linear(f"blk.{i}.ffn_up", (HIDDEN, WIDTH), draw) | _linear(f"blk.{i}.ffn_down", (WIDTH, HIDDEN), draw)
-    writer = _writer(path, "bert", words)
+    writer = _writer(path, "bert")
     writer.add_layer_norm_eps(EPS)
     writer.add_causal_attention(False)
-    writer.add_pooling_type(pooling)
+    writer.add_pooling_type(gguf.PoolingType[pooling.upper()])
     writer.add_token_type_count(2)
     writer.add_tokenizer_model("bert")
     writer.add_token_list(list(WORD_PIECES))
@@ -195,9 +216,9 @@ def _linear(name: str, size: tuple[int, int], draw: Callable[..., np.ndarray]) -
     return {name + ".weight": draw(*size), name + ".bias": draw(size[0])}
 
 
-def _writer(path: Path, architecture: str, words: int) -> gguf.GGUFWriter:
+def _writer(path: Path, architecture: str, context: int = CONTEXT) -> Any:
     writer = gguf.GGUFWriter(path, architecture)
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(HIDDEN)
@@ -205,12 +226,12 @@ def _writer(path: Path, architecture: str, words: int) -> gguf.GGUFWriter:
     return writer
 
 
-def _add_none(writer: gguf.GGUFWriter, words: int) -> None:
+def _add_none(writer: Any, words: int) -> None:
     writer.add_tokenizer_model("no_vocab")
     writer.add_vocab_size(words)
 
 
-def _add_bytes(writer: gguf.GGUFWriter) -> None:
+def _add_bytes(writer: Any) -> None:
     """A vocabulary of bytes, and one merge, which must be there and never applies."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -223,7 +244,7 @@ def _add_bytes(writer: gguf.GGUFWriter) -> None:
 
 
 def _finish(
-    writer: gguf.GGUFWriter, weights: dict[str, np.ndarray], forward: Callable[[Weights, Tensor], Tensor], change: Any = None
+    writer: Any, weights: dict[str, np.ndarray], forward: Callable[[Weights, Tensor], Tensor], change: Change | None = None
 ) -> tuple[Weights, Callable[[Tensor], Tensor]]:
     written = dict(weights)
     if change:
