@@ -17,7 +17,8 @@ from edgecc.targets.gguf.blocks.grid import Grid
 from edgecc.targets.gguf.blocks.packing import Stored, pack, unpack
 from edgecc.targets.gguf.blocks.reference import round_rows
 
-_CHUNK = 1 << 16
+# Values a chunk: 512 KiB of f32, so that a few arrays of it stay in the second-level cache or near it.
+_CHUNK = 1 << 17
 _PLAIN = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -28,7 +29,7 @@ def encode(values: Tensor, format: str, importance: Tensor | None = None) -> Ten
     becomes the nearest number on the grid of `fit`. q8_0 and plain numbers take no importance. `cols` is a multiple of
     the format's block. Raises UsageError where a row has a number that is not finite, or too large for the format's scale.
     """
-    kind = FORMATS[format]
+    kind, importance = FORMATS[format], _balanced(importance)
     out = torch.empty((len(values), kind.row_bytes(values.shape[1])), dtype=torch.uint8)
     for rows, chunk in _chunks(values):
         if not kind.group:
@@ -42,7 +43,7 @@ def encode(values: Tensor, format: str, importance: Tensor | None = None) -> Ten
         else:
             grid = Grid(kind, fit_rows(chunk, kind, importance))
             _check(grid.stored, kind, rows)
-            out[rows] = grid.pack(grid.nearest(chunk, 0)[1])
+            out[rows] = grid.pack(grid.codes(chunk))
     return out
 
 
@@ -67,7 +68,7 @@ def fit(values: Tensor, format: str, importance: Tensor | None = None) -> Grid:
 
     Raises UsageError where a row has a number that is not finite, or too large for the format's scale.
     """
-    kind = FORMATS[format]
+    kind, importance = FORMATS[format], _balanced(importance)
     assert kind.group and values.shape[1] % kind.block == 0, (format, values.shape)
     parts = []
     for rows, chunk in _chunks(values):
@@ -81,6 +82,18 @@ def fit(values: Tensor, format: str, importance: Tensor | None = None) -> Grid:
     d = torch.cat([part.d for part in parts])
     rest = ([part.minimum for part in parts], [part.scales for part in parts], [part.minima for part in parts])
     return Grid(kind, Stored(d, *map(joined, rest)))
+
+
+def _balanced(importance: Tensor | None) -> Tensor | None:
+    """Importance with mean 1, none below 1e-6: a column whose input was always zero still has to have a scale."""
+    if importance is None:
+        return None
+    wrong = ~(torch.isfinite(importance) & (importance >= 0))
+    if bool(wrong.any()):
+        column = int(wrong.nonzero()[0])
+        raise UsageError(f"column {column}: an importance of {float(importance[column])}, wanted a mean square: finite and not negative")
+    mean = importance.double().mean()
+    return (importance / mean).float().clamp_(min=1e-6) if mean > 0 else None
 
 
 def _chunks(values: Tensor) -> Iterator[tuple[slice, Tensor]]:

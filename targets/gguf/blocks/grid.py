@@ -9,8 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from edgecc.targets.gguf.blocks.codebook import indices
 from edgecc.targets.gguf.blocks.formats import Format
 from edgecc.targets.gguf.blocks.packing import Stored, pack
+from edgecc.targets.gguf.blocks.search import inverse
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,17 @@ class Grid:
     @cached_property
     def inverse(self) -> Tensor:
         """One over the scale, zero where the scale is."""
-        return torch.where(self.scale == 0, 0.0, self.scale.reciprocal())
+        return inverse(self.scale)
 
     def nearest(self, values: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Round columns [start, start + n) to the grid. values [rows, n] f32 -> the same rounded, and codes [rows, n] int8."""
         grouped, groups = self._grouped(values, start)
-        scaled = grouped if self.offset is None else grouped - groups(self.offset)
-        codes = self._codes(scaled * groups(self.inverse))
+        codes = self._codes(grouped, groups)
         return self._values(codes, groups).view(values.shape), codes.view(values.shape)
+
+    def codes(self, values: Tensor) -> Tensor:
+        """The codes of the nearest numbers, for all columns. values [rows, cols] f32 -> [rows, cols] int8."""
+        return self._codes(*self._grouped(values, 0)).view(values.shape)
 
     def values(self, codes: Tensor) -> Tensor:
         """What a reader of the file gets. codes [rows, cols] int8, all columns -> [rows, cols] f32."""
@@ -53,9 +58,10 @@ class Grid:
         """The bytes of the rows. codes [rows, cols] int8 -> [rows, row bytes] uint8."""
         return pack(self.format, self.stored, codes)
 
-    def _codes(self, scaled: Tensor) -> Tensor:
+    def _codes(self, values: Tensor, groups: Callable[[Tensor], Tensor]) -> Tensor:
+        scaled = values * groups(self.inverse) if self.offset is None else (values - groups(self.offset)).mul_(groups(self.inverse))
         if self.format.codebook:
-            return torch.bucketize(scaled, _midpoints(self.format), right=True, out_int32=True).to(torch.int8)
+            return indices(scaled, self.format)
         return scaled.round_().clamp_(self.format.low, self.format.high).to(torch.int8)
 
     def _values(self, codes: Tensor, groups: Callable[[Tensor], Tensor]) -> Tensor:
@@ -80,8 +86,3 @@ def _product(d: Tensor, integers: Tensor | None, format: Format) -> Tensor:
         return d.float()
     rows, blocks = d.shape
     return (d.float()[:, :, None] * integers.view(rows, blocks, format.groups)).view(rows, -1)
-
-
-def _midpoints(format: Format) -> Tensor:
-    values = torch.tensor(format.codebook, dtype=torch.float32)
-    return (values[:-1] + values[1:]) / 2

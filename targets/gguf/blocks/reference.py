@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgecc.targets.gguf.blocks.formats import Format
 from edgecc.targets.gguf.blocks.packing import Stored
+from edgecc.targets.gguf.blocks.search import inverse
 
 # The float before one half: adding one half itself would carry it up to one.
 _HALF = torch.tensor(0.49999997)
@@ -21,21 +22,17 @@ def round_rows(values: Tensor, format: Format) -> tuple[Stored, Tensor]:
     blocks = values.view(-1, format.group)
     if format.name == "q8_0":
         d = blocks.abs().amax(1, keepdim=True) / 127
-        scaled = blocks * _inverse(d)
+        scaled = blocks * inverse(d)
         stored, codes = Stored(d.half()), scaled.add_(torch.copysign(_HALF, scaled))
     elif format.minimum:
         low = blocks.amin(1, keepdim=True)
         d = (blocks.amax(1, keepdim=True) - low) / format.high
-        stored, codes = Stored(d.half(), low.half()), (blocks - low).mul_(_inverse(d)).add_(0.5).clamp_(max=format.high)
+        stored, codes = Stored(d.half(), low.half()), (blocks - low).mul_(inverse(d)).add_(0.5).clamp_(max=format.high)
     else:
         d = _first_extreme(blocks) / format.low
-        stored, codes = Stored(d.half()), (blocks * _inverse(d)).add_(0.5 - format.low).clamp_(max=format.high - format.low)
+        stored, codes = Stored(d.half()), (blocks * inverse(d)).add_(0.5 - format.low).clamp_(max=format.high - format.low)
         codes = codes.to(torch.int8).add_(format.low)
     return stored.shaped(len(values)), codes.to(torch.int8).view(values.shape)
-
-
-def _inverse(d: Tensor) -> Tensor:
-    return torch.where(d == 0, 0.0, d.reciprocal())
 
 
 def _first_extreme(blocks: Tensor) -> Tensor:

@@ -1,16 +1,19 @@
-"""Scales of groups of weights that make their weighted squared error small.
+"""Scales of groups of weights that make their squared error small.
 
 The error as a function of the scale has many local minima, because the codes jump. So every search tries several
 scales, and for the codes that each gives takes the scale (and minimum) of least error in closed form. Arrays are
-[values of a group, groups]: sums over a group then run along whole rows of memory.
+[values of a group, groups]: sums over a group then run along whole rows of memory. A `weight` of the same shape says
+how much the error of each value counts; None counts all alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+Rounding = Callable[[Tensor, Tensor], Tensor]  # scaled values, where to put the nearest numbers that a code can mean
 
 
 def extreme(x: Tensor) -> Tensor:
@@ -19,26 +22,30 @@ def extreme(x: Tensor) -> Tensor:
     return torch.where(high >= -low, high, low)
 
 
-def affine(x: Tensor, weight: Tensor, top: int, stretches: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Scale >= 0 and minimum <= 0 of each group, for codes 0..top. x, weight [n, groups] f32 -> [groups], [groups].
+def inverse(field: Tensor) -> Tensor:
+    """One over each number, zero for zero and for what is too small to have a finite one."""
+    found = field.reciprocal()
+    return torch.where(found.isinf(), 0.0, found)
 
-    The grids tried spread top + stretch steps over the range of the group; a group without a range has scale 0.
+
+def affine(x: Tensor, weight: Tensor | None, top: int, stretches: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Scale >= 0 and minimum <= 0 of each group, for codes 0..top. x [n, groups] f32 -> [groups], [groups].
+
+    The grids tried spread top + stretch steps over the range of the group; a group without a range has scale 0,
+    and one whose squares are not finite a scale that is not either, or large.
     """
     low, high = x.amin(0).clamp_(max=0), x.amax(0)
-    spread = (x - low).mul_(_inverse(high - low))
-    weighted = weight * x
+    spread = (x - low).mul_(inverse(high - low))
+    weighted = x if weight is None else weight * x
     codes, product = torch.empty_like(x), torch.empty_like(x)
     sums = x.new_empty(3, len(stretches), x.shape[1])
     for index, stretch in enumerate(stretches):
         torch.mul(spread, top + stretch, out=codes).round_()
-        if stretch > 0.5:
+        if stretch > 0.4:
             codes.clamp_(max=top)
-        torch.mul(weight, codes, out=product)
-        torch.sum(product, 0, out=sums[0, index])
-        torch.sum(product.mul_(codes), 0, out=sums[1, index])
-        torch.sum(torch.mul(weighted, codes, out=product), 0, out=sums[2, index])
-    w, wx = weight.sum(0), weighted.sum(0)
-    wl, wll, wxl = sums
+        moments(codes, weighted, weight, product, sums[:, index])
+    w, wx = total(weight, x), weighted.sum(0)
+    wl, wll, wxl = sums.unbind(0)
     determinant = w * wll - wl * wl
     scale, minimum = (w * wxl - wx * wl) / determinant, (wll * wx - wl * wxl) / determinant
     above = minimum > 0
@@ -47,48 +54,37 @@ def affine(x: Tensor, weight: Tensor, top: int, stretches: Sequence[float]) -> t
     error = torch.where((determinant > 0) & (scale > 0), error, torch.inf)
     least, best = error.min(0, keepdim=True)
     found = torch.isfinite(least[0])
-    return torch.where(found, scale.gather(0, best)[0], 0.0), torch.where(found, minimum.gather(0, best)[0], low)
+    return torch.where(found, scale.gather(0, best)[0], (high - low) / top), torch.where(found, minimum.gather(0, best)[0], low)
 
 
-def symmetric(x: Tensor, weight: Tensor, low: int, stretches: Sequence[float]) -> Tensor:
-    """Scale of each group, of either sign, for codes low..-low-1. x, weight [n, groups] f32 -> [groups].
+def moments(codes: Tensor, weighted: Tensor, weight: Tensor | None, product: Tensor, out: Tensor) -> None:
+    """Sums of w l, w l l and w x l of each group into out [3, groups]; overwrites `product`."""
+    torch.sum(torch.mul(weighted, codes, out=product), 0, out=out[2])
+    scaled = codes if weight is None else torch.mul(weight, codes, out=product)
+    torch.sum(scaled, 0, out=out[0])
+    torch.sum(torch.mul(scaled, codes, out=product), 0, out=out[1])
 
-    The grids tried put the value of largest magnitude at low - stretch; a group of zeros has scale 0.
+
+def symmetric(x: Tensor, weight: Tensor | None, nearest: Rounding, lows: Sequence[float]) -> Tensor:
+    """Scale of each group, of either sign. x [n, groups] f32 -> [groups].
+
+    The grids tried put the value of largest magnitude at each of `lows`, numbers near the lowest that a code can mean;
+    a group of zeros has scale 0.
     """
-    inverse = _inverse(extreme(x))
-    codes = torch.empty_like(x)
-    sums = x.new_empty(2, len(stretches), x.shape[1])
-    weighted = weight * x
-    for index, stretch in enumerate(stretches):
-        torch.mul(x, inverse * (low - stretch), out=codes).round_().clamp_(low, -low - 1)
-        torch.sum(weighted * codes, 0, out=sums[0, index])
-        torch.sum(codes.mul_(codes).mul_(weight), 0, out=sums[1, index])
-    return _best(sums)
-
-
-def nonlinear(x: Tensor, weight: Tensor, codebook: Tensor, shifts: Sequence[float]) -> Tensor:
-    """Scale of each group for the numbers of a codebook, ascending. x, weight [n, groups] f32 -> [groups].
-
-    The grids tried put the value of largest magnitude at codebook[0] + shift, on its sign.
-    """
-    inverse = _inverse(extreme(x))
-    midpoints = (codebook[:-1] + codebook[1:]) / 2
-    sums = x.new_empty(2, len(shifts), x.shape[1])
-    weighted = weight * x
-    for index, shift in enumerate(shifts):
-        codes = codebook[torch.bucketize(x * (inverse * (codebook[0] + shift)), midpoints, right=True, out_int32=True)]
-        torch.sum(weighted * codes, 0, out=sums[0, index])
-        torch.sum(codes.mul_(codes).mul_(weight), 0, out=sums[1, index])
-    return _best(sums)
-
-
-def _best(sums: Tensor) -> Tensor:
-    """The least-squares scale of the candidate that explains most. sums [2, candidates, groups]: of w x l and of w l l."""
-    wxl, wll = sums
-    scale = wxl * _inverse(wll)
-    best: Tensor = (scale * wxl).argmax(0, keepdim=True)
+    one = inverse(extreme(x))
+    codes, product = torch.empty_like(x), torch.empty_like(x)
+    sums = x.new_empty(2, len(lows), x.shape[1])
+    weighted = x if weight is None else weight * x
+    for index, low in enumerate(lows):
+        nearest(torch.mul(x, one * low, out=product), codes)
+        torch.sum(torch.mul(weighted, codes, out=product), 0, out=sums[0, index])
+        codes.mul_(codes)
+        torch.sum(codes if weight is None else codes.mul_(weight), 0, out=sums[1, index])
+    wxl, wll = sums.unbind(0)
+    scale = wxl * inverse(wll)
+    _, best = (scale * wxl).max(0, keepdim=True)
     return scale.gather(0, best).view(-1)
 
 
-def _inverse(field: Tensor) -> Tensor:
-    return torch.where(field == 0, 0.0, field.reciprocal())
+def total(weight: Tensor | None, x: Tensor) -> Tensor:
+    return x.new_full((x.shape[1],), float(len(x))) if weight is None else weight.sum(0)
