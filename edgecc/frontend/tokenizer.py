@@ -85,7 +85,7 @@ def _spec(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
         return spec, _scores(model, spec)
     _refuse_code(path, config)
     if model.is_file():
-        return files.from_sentencepiece(model)
+        return files.from_sentencepiece(model, config)
     if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
         return files.from_vocabulary_and_merges(path, config), ()
     if (path / "vocab.txt").is_file():
@@ -98,7 +98,7 @@ def _scores(model: Path, spec: Mapping[str, Any]) -> tuple[float, ...]:
     if not model.is_file() or spec["model"].get("type") != "BPE":
         return ()
     try:
-        found, scores = files.from_sentencepiece(model)
+        found, scores = files.from_sentencepiece(model, {})
     except (UsageError, UnsupportedError):  # a file of another kind by the same name, and not needed
         return ()
     ids = spec["model"].get("vocab") or {}

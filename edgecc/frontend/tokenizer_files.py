@@ -13,14 +13,18 @@ from edgecc.frontend import sentencepiece_model as sp
 
 Spec = dict[str, Any]
 SPACE = "\u2581"
+_FIRST = "<s>"
 _QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 #: Tokenizer classes of transformers whose vocab.json and merges.txt are read, with the pattern that they split by ("": GPT-2's own).
 _PATTERNS = {"": "", "GPT2": "", "Roberta": "", "CodeGen": "", "Qwen2": _QWEN2}
 _HINT = "AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY) writes a tokenizer.json"
 
 
-def from_sentencepiece(path: Path) -> tuple[Spec, tuple[float, ...]]:
-    """Of `tokenizer.model`: the specification, and the score of each piece. Raises UnsupportedError where it is not BPE."""
+def from_sentencepiece(path: Path, config: Mapping[str, Any]) -> tuple[Spec, tuple[float, ...]]:
+    """Of `tokenizer.model`: the specification, and the score of each piece. `<s>` is put first unless the configuration says no.
+
+    Raises UnsupportedError where it is not BPE.
+    """
     model = sp.read_sentencepiece(path)
     if model.kind != "bpe":
         raise UnsupportedError(f"{path} is a {model.kind} SentencePiece model, want BPE", hint=_HINT)
@@ -40,8 +44,10 @@ def from_sentencepiece(path: Path) -> tuple[Spec, tuple[float, ...]]:
         for i, p in enumerate(model.pieces)
         if p.kind in (sp.UNKNOWN, sp.CONTROL, sp.USER_DEFINED)
     ]
+    first = config.get("add_bos_token", True) and any(p.text == _FIRST and p.kind == sp.CONTROL for p in model.pieces)
     return {
         "added_tokens": added,
+        "post_processor": _with_first(vocabulary[_FIRST]) if first else None,
         "normalizer": {"type": "Sequence", "normalizers": [*steps, _replace({"String": " "}, SPACE)]},
         "model": {
             "type": "BPE",
@@ -52,6 +58,14 @@ def from_sentencepiece(path: Path) -> tuple[Spec, tuple[float, ...]]:
             "byte_fallback": any(p.kind == sp.BYTE for p in model.pieces),
         },
     }, scores
+
+
+def _with_first(number: int) -> Spec:
+    """A post-processor that puts `<s>` before a text."""
+    single = [{"SpecialToken": {"id": _FIRST, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    special = {_FIRST: {"id": _FIRST, "ids": [number], "tokens": [_FIRST]}}
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
 
 
 def merges_of(scores: Mapping[str, float], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:

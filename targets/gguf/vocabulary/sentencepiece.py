@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgecc.errors import UnsupportedError
 from edgecc.frontend.sentencepiece_model import BYTE, NORMAL, UNKNOWN, USER_DEFINED
 from edgecc.frontend.tokenizer_files import SPACE, merges_of
-from edgecc.targets.gguf.vocabulary.byte_level import HINT, merge_pairs, refuse_oddities
+from edgecc.targets.gguf.vocabulary.byte_level import HINT, merge_pairs, refuse_oddities, steps
 from edgecc.targets.gguf.vocabulary.keys import MERGES, MODEL, PRE, SCORES, Table, Tables, read_table
 from edgecc.targets.gguf.vocabulary.probes import PROBES
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgecc.frontend.tokenizer import HfTokenizer
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_PREFIX = "tokenizer.ggml.add_space_prefix"
 _SCORED, _MERGED = "llama", "sarvam-moe"
 
 
@@ -43,10 +44,7 @@ def read(source: HfTokenizer, rows: int, pre: str = "") -> Tables:
         return Tables({MODEL: "gpt2", PRE: pre, MERGES: [" ".join(p) for p in pairs], _PREFIX: False}, table)
     # a token of no score is never the better merge; unused and added tokens are not merged at all
     listed = [float(scores.get(t, -1e6)) if k in (NORMAL, USER_DEFINED) else 0.0 for t, k in zip(texts, kinds, strict=True)]
-    return Tables({MODEL: "llama", PRE: "default", SCORES: listed, _PREFIX: prefix}, table)
-
-
-_PREFIX = "tokenizer.ggml.add_space_prefix"
+    return Tables({MODEL: "llama", PRE: "default", SCORES: listed, _PREFIX: prefix}, table, _prefix_notes(source) if prefix else ())
 
 
 def _scores(source: HfTokenizer, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
@@ -94,10 +92,28 @@ def _copy(source: HfTokenizer, merges: Sequence[tuple[str, str]], prefix: bool, 
 
 def _first_difference(source: HfTokenizer, copy: Any) -> tuple[str, list[str], list[str]] | None:
     """The first text that the copy gives other tokens for, wanted and given, among the probes and the texts of the tokens."""
-    texts = [*PROBES, *(t.replace(SPACE, " ") for t in sorted(source.spec["model"]["vocab"]) if not _BYTE.fullmatch(t))]
-    wanted = source.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    given = copy.encode_batch_fast(texts, add_special_tokens=False)
+    alone = (t.replace(SPACE, " ") for t in sorted(source.spec["model"]["vocab"]) if not _BYTE.fullmatch(t))
+    texts = [comparable(source, text) for text in (*PROBES, *alone)]
+    wanted = source.tokenizer.encode_batch(texts, add_special_tokens=False)
+    given = copy.encode_batch(texts, add_special_tokens=False)
     return next(((t, a.tokens, b.tokens) for t, a, b in zip(texts, wanted, given, strict=True) if a.ids != b.ids), None)
+
+
+def comparable(source: HfTokenizer, text: str) -> str:
+    """The text without spaces at its start where the tokenizer puts one space there only if there is none: llama.cpp always puts one."""
+    return text.lstrip(" ") if _metaspace(source) not in ("", "never") else text
+
+
+def _metaspace(source: HfTokenizer) -> str:
+    """When a Metaspace pre-tokenizer puts a space in front: always, first, never; `""` where there is no such step."""
+    found = [step for step in steps(source.spec.get("pre_tokenizer")) if step.get("type") == "Metaspace"]
+    return str(found[0].get("prepend_scheme", "always")) if found else ""
+
+
+def _prefix_notes(source: HfTokenizer) -> tuple[str, ...]:
+    scheme = _metaspace(source)
+    notes = ("text that starts with a space gets one more from llama.cpp",) if scheme in ("always", "first") else ()
+    return (*notes, "text after a special token gets a space from llama.cpp") if scheme == "first" else notes
 
 
 def _has_prefix(source: HfTokenizer) -> bool:
