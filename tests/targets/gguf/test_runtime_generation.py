@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from edgecc.errors import UsageError
 from edgecc.targeting.generation import Sampling
 from edgecc.targets.gguf.runtime.llama_cpp import LlamaCpp
 from edgecc.targets.gguf.runtime.metrics import first_difference
 from tests.targets.gguf import tiny_gguf
-from tests.targets.gguf.tiny_gguf import BEGIN, END, Tiny
-
-
-def greedy(tiny: Tiny, prompt: Sequence[int], count: int) -> list[int]:
-    """The likeliest token after all before it, again and again, in PyTorch."""
-    ids = list(prompt)
-    for _ in range(count):
-        ids.append(int(tiny.forward(torch.tensor(ids))[-1].argmax()))
-    return ids[len(prompt) :]
+from tests.targets.gguf.tiny_gguf import BEGIN, END, Tiny, greedy
 
 
 @pytest.fixture(scope="module")

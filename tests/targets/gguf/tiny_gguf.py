@@ -6,7 +6,7 @@ A test module that imports this is skipped where gguf or xllamacpp is not instal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,14 @@ def bert(path: Path, *, pooling: str = "mean", seed: int = 0) -> Tiny:
     writer.add_sep_token_id(3)
     writer.add_eos_token_id(3)
     return Tiny(path, words, *_finish(writer, weights, _bert))
+
+
+def greedy(tiny: Tiny, prompt: Sequence[int], count: int) -> list[int]:
+    """The likeliest token after all before it, again and again, in PyTorch."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(tiny.forward(torch.tensor(ids))[-1].argmax()))
+    return ids[len(prompt) :]
 
 
 def _llama(w: Weights, ids: Tensor) -> Tensor:
