@@ -45,9 +45,9 @@ def load_directory(path: Path, *, lazy: bool = False) -> tuple[Made, tuple[str, 
     weights = lazy_tensors(stored_tensors(path)) if stays else None
     with _quiet(transformers):
         try:
-            model, info = cls.from_pretrained(
-                path if weights is None else None,
-                config=None if weights is None else _configuration(transformers, cls, path),
+            loader, source = (cls, {"pretrained_model_name_or_path": path}) if weights is None else _empty(transformers, cls, path)
+            model, info = loader.from_pretrained(
+                **source,
                 state_dict=weights,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -119,10 +119,12 @@ def _model_class(transformers: Any, config: dict[str, Any], path: Path) -> Any:
     return transformers.AutoModel
 
 
-def _configuration(transformers: Any, cls: Any, path: Path) -> Any:
-    """The configuration as `from_pretrained` of the class would read it."""
-    reader = transformers.AutoConfig if cls is transformers.AutoModel else cls.config_class
-    return reader.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+def _empty(transformers: Any, cls: Any, path: Path) -> tuple[Any, dict[str, Any]]:
+    """The class of the model itself, and what its `from_pretrained` takes for a model whose weights are given."""
+    auto = cls is transformers.AutoModel
+    config = (transformers.AutoConfig if auto else cls.config_class).from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    found = transformers.MODEL_MAPPING[type(config)] if auto else cls
+    return found[0] if isinstance(found, tuple) else found, {"pretrained_model_name_or_path": None, "config": config}
 
 
 def _require_complete(path: Path, name: str, info: dict[str, Any]) -> None:

@@ -121,6 +121,14 @@ def test_old_names_of_norms_are_understood(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_class_of_the_model_may_be_left_open(tmp_path: Path) -> None:
+    directory = _save(tmp_path / "gpt2", "GPT2Model", GPT2)
+    config = json.loads((directory / "config.json").read_text()) | {"architectures": None}
+    (directory / "config.json").write_text(json.dumps(config))
+    _assert_equal(*_both(directory))
+
+
+@pytest.mark.slow
 def test_a_tied_weight_is_one_tensor_also_where_the_file_has_it_twice(llama: Path, tmp_path: Path) -> None:
     twice = _renamed(llama, tmp_path / "m", str)
     tensors = safetensors.load_file(twice / "model.safetensors")
