@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import edgecc
-from edgecc.errors import ContractError, EdgeccError, MissingToolError, UsageError
+from edgecc.errors import UsageError
 from edgecc.targeting.generation import Piece, Sampling
 from edgecc.targets.gguf.runtime import protocol
+from edgecc.targets.gguf.runtime.process import Process
 from edgecc.targets.gguf.runtime.wheel import runtime_name, shared_library
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ids = Sequence[int] | np.ndarray[Any, Any]
-_ERRORS: dict[str, type[EdgeccError]] = {kind.__name__: kind for kind in (ContractError, MissingToolError, UsageError)}
-_CRASHES = {
-    -4: "an illegal instruction",
-    -6: "an abort",
-    -7: "a bus error",
-    -8: "a division by zero",
-    -9: "a kill, as where memory runs out",
-    -11: "a segmentation fault",
-}
 _GREEDY = Sampling()
-_LINES, _TAIL = 12, 1 << 16  # how much of the child's log an error shows: lines, of the last bytes
 
 
 @dataclass(frozen=True)
@@ -80,32 +64,30 @@ class LlamaCpp:
 
     def __init__(self, path: Path, *, threads: int = 1, seconds: float = 3600.0) -> None:
         self.path, self.threads, self.seconds = path.resolve(), threads, seconds
-        self._process: subprocess.Popen[bytes] | None = None
-        self._overdue = False
+        self._process: Process | None = None
 
     def __enter__(self) -> LlamaCpp:
         if not self.path.is_file():
             raise UsageError(f"{self.path} is no file")
         shared_library()
         self.runtime = runtime_name()
-        self._log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgecc.targets.gguf.runtime.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=Path(edgecc.__file__).parents[1],  # so that `-m edgecc...` is this edgecc
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # its backtrace starts a debugger
-        )
+        self._process = Process(self.path.name)
         try:
             self.facts = Facts(**self._ask({"command": "load", "path": str(self.path), "threads": self.threads}))
         except BaseException:
-            self._end()
+            self._process.end()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        assert self._process is not None
+        self._process.end()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        assert self._process is not None
+        return self._process.pid
 
     def logits(self, tokens: Ids) -> Floats:
         """Logits after each token. tokens [n] -> [n, vocab] f32."""
@@ -155,60 +137,8 @@ class LlamaCpp:
         return self._exchange(fields, tokens)[0]["value"]
 
     def _exchange(self, fields: dict[str, Any], tokens: Ids | None) -> tuple[dict[str, Any], list[protocol.Array]]:
-        process = self._process
-        if process is None:
-            raise ContractError(f"llama.cpp has ended: {self.path.name} must be loaded again", hint="with LlamaCpp(path) as model: ...")
-        assert process.stdin is not None and process.stdout is not None
-        arrays = [] if tokens is None else [_ids(tokens)]
-        self._said = self._log.seek(0, os.SEEK_END)
-        watchdog = threading.Timer(self.seconds, self._expire, (process,))
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            with suppress(BrokenPipeError):  # the answer that is missing says why
-                protocol.send(process.stdin, fields, arrays)
-            answer, arrays = protocol.receive(process.stdout)
-        except EOFError as error:
-            raise self._died() from error
-        except BaseException:
-            self._end()  # an answer may be on its way, which nobody waits for any more
-            raise
-        finally:
-            watchdog.cancel()
-        if "error" in answer:
-            found = answer["error"]
-            raise _ERRORS[found["kind"]](found["message"], hint=found["hint"])
-        return answer, arrays
-
-    def _expire(self, process: subprocess.Popen[bytes]) -> None:
-        self._overdue = True
-        process.kill()
-
-    def _died(self) -> ContractError:
-        """The error for a child that ended in the middle of an answer; nothing of it is left."""
-        assert self._process is not None
-        code = self._process.wait()
-        self._log.seek(max(self._said, self._log.seek(0, os.SEEK_END) - _TAIL))
-        lines = self._log.read().decode(errors="replace").splitlines()[-_LINES:]
-        self._end()
-        if self._overdue:
-            how = f"did not answer within {self.seconds:g} s"
-        else:
-            how = f"was ended by {_CRASHES.get(code, f'signal {-code}')}" if code < 0 else f"ended with code {code}"
-        return ContractError("\n  ".join([f"llama.cpp {how} on {self.path.name}", *lines]))
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            process.kill()
-        finally:
-            process.wait()
-            for stream in (process.stdin, process.stdout, self._log):
-                if stream is not None:
-                    with suppress(BrokenPipeError):
-                        stream.close()
+        assert self._process is not None, "enter the context manager first"
+        return self._process.exchange(fields, [] if tokens is None else [_ids(tokens)], self.seconds)
 
 
 def _ids(tokens: Ids) -> np.ndarray[Any, np.dtype[np.int32]]:

@@ -22,10 +22,10 @@ def version() -> str:
 
 
 def runtime_name() -> str:
-    """`llama.cpp b11549 (xllamacpp 2026.10.11549)`: the last part of a version of the wheel is the build of llama.cpp."""
+    """`llama.cpp b11549 (xllamacpp 2026.10.11549)`: a version is year, month and the build of llama.cpp."""
     found = version()
-    build = found.rpartition(".")[2]
-    return f"llama.cpp {f'b{build} ' if build.isdigit() else ''}({_PACKAGE} {found})"
+    year, *_, build = [*found.split(".")[:3], ""][:3]
+    return f"llama.cpp {f'b{build} ' if len(year) == 4 else ''}({_PACKAGE} {found})"
 
 
 def shared_library() -> Path:

@@ -56,6 +56,15 @@ def test_a_model_without_a_vocabulary_gives_logits(tmp_path):
     torch.testing.assert_close(found.double(), tiny.forward(ids), atol=5e-5, rtol=0)  # as above
 
 
+def test_a_model_in_several_files_is_loaded_by_its_first(tmp_path):
+    tiny = tiny_gguf.llama(tmp_path / "model.gguf", tensors_a_file=8)
+    ids = random_ids(tiny, 20)
+    with LlamaCpp(tiny.path) as model:
+        found = torch.from_numpy(model.logits(ids.numpy()).copy())
+    assert len(list(tmp_path.iterdir())) == 3
+    torch.testing.assert_close(found.double(), tiny.forward(ids), atol=5e-5, rtol=0)  # as above
+
+
 def test_gpt2_agrees_as_far_as_the_gelu_table(tmp_path):
     tiny = tiny_gguf.gpt2(tmp_path / "model.gguf")
     ids = random_ids(tiny, tiny_gguf.CONTEXT)

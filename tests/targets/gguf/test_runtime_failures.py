@@ -57,6 +57,12 @@ def test_wrong_tensors_are_named(tmp_path, change, why):
     assert why in load_error(tiny_gguf.llama(tmp_path / "model.gguf", change=change).path)
 
 
+def test_a_missing_part_of_a_model_is_named(tmp_path):
+    file = tiny_gguf.llama(tmp_path / "model.gguf", tensors_a_file=8).path
+    (tmp_path / "model-00002-of-00003.gguf").unlink()
+    assert "model-00002-of-00003.gguf" in load_error(file)
+
+
 def test_an_unknown_architecture_is_named(tmp_path):
     writer = tiny_gguf.gguf.GGUFWriter(tmp_path / "model.gguf", "frobnicator")
     writer.write_header_to_file()
@@ -120,7 +126,7 @@ def test_without_xllamacpp_the_install_line_is_given(file, monkeypatch):
 
 def test_a_killed_child_is_an_error_and_so_is_every_call_after_it(file):
     with LlamaCpp(file) as model:
-        child = process(model)
+        child = model.pid
         os.kill(child, signal.SIGKILL)
         with pytest.raises(ContractError, match=r"llama\.cpp was ended by a kill, as where memory runs out on model\.gguf"):
             model.logits([1])
@@ -130,8 +136,9 @@ def test_a_killed_child_is_an_error_and_so_is_every_call_after_it(file):
 
 
 def test_a_child_that_hangs_is_ended(file):
-    with LlamaCpp(file, seconds=0.3) as model:
-        child = process(model)
+    with LlamaCpp(file) as model:
+        model.seconds = 0.3
+        child = model.pid
         os.kill(child, signal.SIGSTOP)
         with pytest.raises(ContractError, match=r"did not answer within 0\.3 s on model\.gguf"):
             model.logits([1])
@@ -140,7 +147,7 @@ def test_a_child_that_hangs_is_ended(file):
 
 def test_an_interrupt_ends_the_child(file):
     with LlamaCpp(file) as model:
-        child = process(model)
+        child = model.pid
         os.kill(child, signal.SIGSTOP)  # so that the interrupt arrives while the parent waits
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
@@ -150,7 +157,7 @@ def test_an_interrupt_ends_the_child(file):
 
 def test_an_error_of_the_caller_ends_the_child(file):
     with pytest.raises(ZeroDivisionError), LlamaCpp(file) as model:
-        child = process(model)
+        child = model.pid
         _ = 1 // 0
     assert not exists(child)
 
@@ -159,11 +166,6 @@ def test_a_child_ends_with_its_parent():
     """A parent that is killed closes its end of the pipe, and can do no more."""
     child = subprocess.run([sys.executable, "-m", "edgecc.targets.gguf.runtime.child"], stdin=subprocess.DEVNULL, check=False)
     assert child.returncode == 0
-
-
-def process(model: LlamaCpp) -> int:
-    assert model._process is not None
-    return model._process.pid
 
 
 def exists(process: int) -> bool:

@@ -54,13 +54,15 @@ def llama(
     *,
     tokenizer: bool = False,
     context: int = CONTEXT,
+    tensors_a_file: int = 0,
     seed: int = 0,
     change: Change | None = None,
     keys: Callable[[Any], None] | None = None,
 ) -> Tiny:
     """RMS norm, interleaved rotary embedding, grouped queries, SwiGLU, an output of its own.
 
-    `change` edits the weights that are written, not those of `forward`; `keys` adds keys to the file.
+    `change` edits the weights that are written, not those of `forward`; `keys` adds keys to the file. With `tensors_a_file`
+    it is split, and `path` becomes the name of the first part.
     """
     words = 256 + len(SPECIAL) if tokenizer else PLAIN_WORDS
     draw = _drawer(seed)
@@ -75,14 +77,16 @@ def llama(
         sizes |= {"ffn_gate": (HIDDEN, WIDTH), "ffn_up": (HIDDEN, WIDTH), "ffn_down": (WIDTH, HIDDEN)}
         weights |= {f"blk.{i}.{name}.weight": draw(*size) for name, size in sizes.items()}
         weights |= {f"blk.{i}.{name}.weight": 1 + draw(WIDTH) for name in ("attn_norm", "ffn_norm")}
-    writer = _writer(path, "llama", context)
+    writer = _writer(path, "llama", context, tensors_a_file)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(EPS)
     writer.add_rope_freq_base(THETA)
     _add_bytes(writer) if tokenizer else _add_none(writer, words)
     if keys:
         keys(writer)
-    return Tiny(path, words, *_finish(writer, weights, _llama, change))
+    finished = _finish(writer, weights, _llama, change)
+    first = min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if tensors_a_file else path
+    return Tiny(first, words, *finished)
 
 
 def gpt2(path: Path, *, seed: int = 0) -> Tiny:
@@ -224,8 +228,8 @@ def _linear(name: str, size: tuple[int, int], draw: Callable[..., np.ndarray]) -
     return {name + ".weight": draw(*size), name + ".bias": draw(size[0])}
 
 
-def _writer(path: Path, architecture: str, context: int = CONTEXT) -> Any:
-    writer = gguf.GGUFWriter(path, architecture)
+def _writer(path: Path, architecture: str, context: int = CONTEXT, tensors_a_file: int = 0) -> Any:
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_a_file)
     writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
