@@ -17,7 +17,9 @@ TRAIN = "train-fake-quant"
 
 
 def with_precision(target: Target, options: CompileOptions) -> Target:
-    """The target with its precision option as `quant` asks, where that is a precision. Raises UsageError where it has none."""
+    """The target as `quant` asks, where that is a precision, or the target quantizes itself. Raises UsageError where it has none."""
+    if options.quant and (own := target.with_quant(options.quant)) is not None:
+        return own
     precision = quantization.precision(options.quant) if options.quant else ""
     if not precision:
         return target
@@ -40,7 +42,7 @@ def with_training(options: CompileOptions) -> CompileOptions:
 
 def pipeline_of(target: Target, options: CompileOptions, registry: Registry) -> Pipeline:
     """The target's pipeline as the options change it, with the passes that quantize where they ask for that."""
-    if not options.quant or quantization.precision(options.quant):
+    if not options.quant or target.with_quant(options.quant) is not None or quantization.precision(options.quant):
         return edited(target.pipeline(), options, registry)
     support = target.capabilities().quantization
     if support is None:

@@ -13,7 +13,7 @@ from edgecc.ir.quantized import is_dequantize, is_float8, is_quantize
 from edgecc.options import CompileOptions
 from edgecc.pipeline.context import Sample
 from edgecc.pipeline.numerics import compare, rounding
-from edgecc.targeting.base import Target
+from edgecc.targeting.base import Lowered, Target
 
 #: Tolerance for the largest difference of a program that quantizes activations, and SQNR in dB for all of them (a cosine of
 #: 0.99). A sum that float32 rounds otherwise may fall into the next step of 127, which moves every number after it: PyTorch
@@ -25,7 +25,12 @@ QUANTIZED_HALF = 0.5, 6.0
 
 
 def bounds_of(
-    program: Program, target: Target, options: CompileOptions, samples: Sequence[Sample], wanted: Sequence[tuple[torch.Tensor, ...]]
+    program: Program,
+    target: Target,
+    options: CompileOptions,
+    samples: Sequence[Sample],
+    wanted: Sequence[tuple[torch.Tensor, ...]],
+    lowered: Lowered,
 ) -> tuple[float, float]:
     """The tolerance and the SQNR that the user states, else what the target's arithmetic and quantized activations need.
 
@@ -34,7 +39,10 @@ def bounds_of(
     stated = options.tolerance
     if stated != CompileOptions.tolerance:
         return stated, 0.0
-    own = max(target.tolerance or stated, rounding(program.dtypes()))
+    own = max(lowered.tolerance or target.tolerance or stated, rounding(program.dtypes()))
+    if lowered.lossy:
+        lost = compare(wanted, [program(*sample) for sample in samples])
+        return own + lost.relative, _added_noise(lowered.min_sqnr_db, lost.sqnr_db) if lowered.min_sqnr_db else 0.0
     calls = program.calls()
     if not _asks_for_quantization(options) and not any(is_dequantize(n) or reads_codes(n) or is_float8(n) for n in calls):
         return own, 0.0

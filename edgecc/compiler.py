@@ -51,7 +51,7 @@ class CompileResult:
 class Job:
     """One compile: a traced program, the original model as a function of its flat inputs, and where to. `samples` are checked
     beside the seeded ones, `calibration` is what ranges come from, `evaluate` says how good a program is, `training` is what
-    quantized programs are trained on.
+    quantized programs are trained on, `text` what a language model is assessed on. `directory` is the folder of the model.
     """
 
     program: Program
@@ -66,6 +66,8 @@ class Job:
     calibration: Iterable[Sample] | None = None
     evaluate: Callable[[Program], float] | None = None
     training: Task | None = None
+    text: Iterable[Sample] | None = None
+    directory: Path | None = None
     progress: Progress = field(default_factory=Silent)
 
 
@@ -82,9 +84,10 @@ def compile_job(job: Job) -> CompileResult:
         report.model_bytes = sum((directory / name).stat().st_size for name in (lowered.deployable, *lowered.beside))
         report.memory, report.facts = lowered.facts.get("memory"), lowered.facts
         names = [s.name for s in job.program.signature.inputs], [s.name for s in job.program.signature.outputs]
+        outputs = [found[: len(names[1])] for found in outputs]  # those that the target kept
         reference.write(directory / "reference", names, context.samples, outputs)
         (directory / "recipe.toml").write_text(job.recipe.to_toml())
-        bounds = bounds_of(job.program, job.target, options, context.samples, outputs)
+        bounds = bounds_of(job.program, job.target, options, context.samples, outputs, lowered)
         manifest = _manifest(job, lowered, directory, bounds)
         artifact.write_json(directory / "manifest.json", manifest)
         if options.verify != "off":
@@ -103,9 +106,17 @@ def rewrite_job(job: Job) -> Report:
     """
     with one_thread():
         if not job.recipe.options.dump_ir:
-            return _rewrite(job, [])[0]
+            return _previewed(job, [])
         with artifact.staged(job.output, overwrite=job.overwrite) as directory:
-            return _rewrite(job, [Dump(directory / "ir")])[0]
+            return _previewed(job, [Dump(directory / "ir")])
+
+
+def _previewed(job: Job, dumps: Sequence[Instrument]) -> Report:
+    """With what the target would write, where the pipeline went to its end."""
+    report, context, _, _ = _rewrite(job, dumps)
+    if not job.recipe.options.stop_after:
+        report.facts = job.target.preview(job.program, context)
+    return report
 
 
 Rewritten = tuple[Report, PassContext, list[tuple[torch.Tensor, ...]], Program | None]
@@ -147,7 +158,14 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
     report = Report(cost(job.program))
     limit = options.max_drop if options.max_drop >= 0 else None
     context = PassContext(
-        chosen, options.seed, report.remarks, job.progress, calibration=job.calibration, evaluate=job.evaluate, max_drop=limit
+        chosen,
+        options.seed,
+        report.remarks,
+        job.progress,
+        calibration=job.calibration,
+        evaluate=job.evaluate,
+        max_drop=limit,
+        directory=job.directory,
     )
     if job.training is not None:
         context.training, context.original = job.training, job.program.snapshot()
@@ -171,8 +189,10 @@ def checked(job: Job) -> list[Sample]:
     options = job.recipe.options
     seeded = data.samples(job.program, seed=options.seed, count=options.cases)
     if job.calibration is None:
-        return [*seeded, *job.samples]
-    return [*islice(job.calibration, options.cases), *job.samples, *(seeded if job.program.signature.dims else ())]
+        found = [*seeded, *job.samples]
+    else:
+        found = [*islice(job.calibration, options.cases), *job.samples, *(seeded if job.program.signature.dims else ())]
+    return [job.target.admissible(job.program, sample) for sample in found]
 
 
 def _run_original(job: Job, sample: Sample) -> tuple[torch.Tensor, ...]:
@@ -262,6 +282,7 @@ def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report,
     report.agreement = job.target.agreement(job.program, directory, manifest, context.samples)
     if report.agreement and (lines := report.agreement.broken()):
         raise verification.disagreement(lines, job.target.name)
+    report.assessment = job.target.assess(directory, manifest, job.original, context.samples, job.text, job.directory)
     tolerance, sqnr = bounds
     lines = verification.broken(report.checks, tolerance, sqnr)
     if lines:

@@ -18,7 +18,7 @@ class CompileOptions:
     `verify`: what is checked after every pass; the artifact itself is always compared with the model unless "off".
     `tolerance`: largest difference of the artifact to the model, over the largest magnitude of the same output.
     `pipeline`: text in place of the target's own. `insert`: (phase, passes) appended to it. `disable`: pass names.
-    `cases`: how many seeded inputs are checked. `quant`: a scheme by name (`int8`, `int4-weight`, `w4a8`), `""` for none.
+    `cases`: how many seeded inputs are checked; 0 with `verify` off runs nothing. `quant`: a scheme by name (`int8`, `int4-weight`, `w4a8`), `""` for none.
     `quant_layers`: pairs of a regular expression and a scheme for layers whose module path or name it is found in.
     `quant_with`: passes that go with it, such as `smooth-quant`; `quant_method`: of calibration. `max_drop`: how much of the
     evaluation may be lost, below 0 for any amount. `speedup`: `measure` times the artifact beside the model in floating point,
@@ -47,8 +47,12 @@ class CompileOptions:
             raise UsageError(f"verify is {self.verify!r}, want one of {', '.join(get_args(VerifyLevel))}")
         if self.speedup not in get_args(Speed):
             raise UsageError(f"speedup is {self.speedup!r}, want measure or require")
-        if self.cases < 1 or not self.tolerance >= 0:
-            raise UsageError(f"cases is {self.cases}, want at least 1; tolerance is {self.tolerance:g}, want at least 0")
+        least = 0 if self.verify == "off" else 1
+        if self.cases < least or not self.tolerance >= 0:
+            raise UsageError(
+                f"cases is {self.cases}, want at least {least}; tolerance is {self.tolerance:g}, want at least 0",
+                hint="" if least == 0 or self.cases else "--verify off goes with no case",
+            )
         if not all(map(_is_pair, self.insert)):
             raise UsageError(f"insert is {self.insert!r}, want pairs of a phase and passes")
         if not all(map(_is_pair, self.quant_layers)):

@@ -47,7 +47,7 @@ class Recipe:
         """
         table, _, name = key.rpartition(".")
         if table == "target_options":
-            return replace(self, target_options={**self.target_options, name: value})
+            return replace(self, target_options={**self.target_options, name: _frozen(value)})
         if table == "options":
             return replace(self, options=replace(self.options, **{name: _checked(key, value, self.options, name)}))
         if table or name in ("target_options", "options"):

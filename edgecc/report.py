@@ -35,7 +35,8 @@ class Report:
     """`original` is the traced model's cost, `compiled` that of the program that was lowered; `checks` has the most
     faithful runtime first. `memory` is the target's plan for intermediate values in bytes, None where it makes none.
     `quantization` says what became of each layer, `training` what each epoch did, `evaluation` how good the model was before and
-    after, None where nobody asked. `agreement`: that of quantized activations with PyTorch, None where there are none.
+    after, None where nobody asked. `agreement`: that of quantized activations with PyTorch, None where there are none. `assessment`: how far a language model is from
+    the original one by its own measures.
     `facts` are what the target says of the artifact (JSON values), `verdict` the line that sums up what is known of it.
     """
 
@@ -44,6 +45,7 @@ class Report:
     steps: Sequence[Step] = ()
     checks: list[RuntimeCheck] = field(default_factory=list)
     agreement: Agreement | None = None
+    assessment: Mapping[str, Any] = field(default_factory=dict)
     remarks: Remarks = field(default_factory=Remarks)
     model_bytes: int = 0
     memory: Mapping[str, int] | None = None
@@ -76,7 +78,8 @@ class Report:
 
     def _verify(self) -> dict[str, Any]:
         found = {**self.checks[0].as_dict(), "runtimes": [c.as_dict() for c in self.checks]}
-        return found | ({"quantized": dict(self.agreement.as_dict())} if self.agreement else {})
+        found |= {"quantized": dict(self.agreement.as_dict())} if self.agreement else {}
+        return found | ({"language_model": dict(self.assessment)} if self.assessment else {})
 
     def write(self, directory: Path) -> None:
         """Write report.json and remarks.jsonl."""

@@ -33,8 +33,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", help="target option: what the artifact computes in, for example fp16")
     parser.add_argument(
         "--calibration",
-        metavar="FILE.npz|DIR|MODULE:FUNCTION",
-        help="inputs that the model will see, for --quant; checked too without it: an .npz with an array for each input, a folder of such files, or a function that gives samples",
+        metavar="FILE.npz|DIR|FILE.txt|MODULE:FUNCTION",
+        help="inputs that the model will see, for --quant; checked too without it: an .npz with an array for each input, a folder of such files, text for a language model, or a function that gives samples",
     )
     group = parser.add_argument_group("quantization")
     group.add_argument("--quant", metavar="NAME", help="int8, int8-dynamic, int8-weight, int4-weight, w4a8, nf4, fp16, bf16, ...")
@@ -51,7 +51,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="a pass that goes with it: smooth-quant, compensate-rounding{...}, ... (repeatable)",
     )
     group.add_argument("--quant-method", metavar="NAME", help="how ranges are found: mse, min-max, moving-average, percentile, entropy")
-    group.add_argument("--eval", metavar="MODULE:FUNCTION", help="a function of a program that says how good it is, higher is better")
+    group.add_argument(
+        "--eval",
+        metavar="MODULE:FUNCTION|FILE.txt",
+        help="a function of a program that says how good it is, higher is better; text for the perplexity of a language model",
+    )
     group.add_argument("--max-drop", type=float, metavar="X", help="fail where more than this of the evaluation is lost")
     speed = group.add_mutually_exclusive_group()
     speed.add_argument(
@@ -64,8 +68,33 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--qat-checkpoint", metavar="FILE", help="write the state of training there, and go on from it where it exists")
     group.add_argument("--qat-log", metavar="DIR", help="write the loss of every step there for TensorBoard")
+    group = parser.add_argument_group("GGUF")
+    group.add_argument(
+        "--tensor-type",
+        action="append",
+        metavar="REGEX=FORMAT",
+        help="another block format for tensors whose GGUF name matches (repeatable)",
+    )
+    group.add_argument(
+        "--compensate", choices=("hessian", "none"), help="let weights make up for the rounding of others, with --calibration (hessian)"
+    )
+    group.add_argument("--imatrix", metavar="FILE.gguf", help="weigh rounding by this importance matrix")
+    group.add_argument(
+        "--allow-approximate", action="store_true", help="take an architecture of llama.cpp that differs a little, as in GELU by tanh"
+    )
+    group.add_argument("--context", type=int, metavar="N", help="how many tokens the model was trained for (that of config.json)")
+    group.add_argument("--tokenizer", metavar="DIR", help="the folder with the tokenizer's files (that of the model); none leaves it out")
+    group.add_argument("--shard-size", type=_bytes, metavar="SIZE", help="split the file, with so much data in each: 2G, 500M")
     settings.add_load(parser)
     debugging.add_flags(parser)
+
+
+def _bytes(text: str) -> int:
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    if not number.isdecimal() or not int(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, want a number of bytes such as 2G or 500M")
+    return int(number) * unit
 
 
 def run(args: argparse.Namespace, session: Session) -> Answer:
@@ -93,12 +122,14 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
     if args.dry_run:
         recipe = replace(recipe, options=replace(recipe.options, dump_ir=False))
     target = assembly.with_precision(target, recipe.options)
+    if args.dry_run and target.streams:  # sizes alone are asked for: no weight is read
+        recipe = replace(recipe, options=replace(recipe.options, verify="off", cases=0))
     pipeline = assembly.pipeline_of(target, recipe.options, registry)
     instruments = debugging.instruments(args, pipeline, session)
     session.terminal.progress.expect(STEPS_BEFORE + len(pipeline.passes()) + (STEPS_AFTER if lowers else 0))
     session.terminal.progress.step(f"loading {recipe.model}")
     began = time.perf_counter()
-    loaded = settings.load_model(args, recipe)
+    loaded = settings.load_model(args, recipe, lazy=target.streams)
     seconds = {"load": round(time.perf_counter() - began, 3)}
     for note in loaded.notes:
         session.terminal.log(f"note: {note}")
@@ -114,6 +145,7 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
         instruments,
         **settings.data(recipe, loaded.program.signature),
         training=_task(recipe, writes=not args.dry_run),
+        directory=settings.directory(recipe),
         progress=session.terminal.progress,
     )
     report = compiler.compile_job(job).report if lowers else compiler.rewrite_job(job)

@@ -27,6 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--disable-pass", action="append", metavar="PASS", help="leave a pass out (repeatable)")
     group.add_argument("--stop-after", metavar="PASS", help="end the pipeline after a pass; nothing is lowered")
     group.add_argument("--verify", choices=get_args(VerifyLevel), help="what is checked after every pass (numerics)")
+    group.add_argument("--cases", type=int, metavar="N", help="how many seeded inputs are checked (3); 0, with --verify off, runs nothing")
     group.add_argument("--dump-ir", action="store_true", help="write ir/NN-pass.ir and .pt2 after every pass that changed something")
     group.add_argument("--print-ir-after", action="append", metavar="PASS", help="print the IR after a pass (repeatable)")
     group.add_argument(

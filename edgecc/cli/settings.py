@@ -21,6 +21,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+#: How many windows of a text are taken, to calibrate or to assess.
+WINDOWS = 200
+
 #: Attribute of the parsed arguments for each key of the recipe that a flag sets.
 _KEYS = {
     "model": "model",
@@ -36,6 +39,13 @@ _KEYS = {
     "target_options.cpu": "cpu",
     "target_options.triple": "triple",
     "target_options.precision": "precision",
+    "target_options.tensor_types": "tensor_type",
+    "target_options.compensate": "compensate",
+    "target_options.imatrix": "imatrix",
+    "target_options.allow_approximate": "allow_approximate",
+    "target_options.context": "context",
+    "target_options.tokenizer": "tokenizer",
+    "target_options.shard_bytes": "shard_size",
     "options.seed": "seed",
     "options.verify": "verify",
     "options.pipeline": "passes",
@@ -43,6 +53,7 @@ _KEYS = {
     "options.disable": "disable_pass",
     "options.stop_after": "stop_after",
     "options.dump_ir": "dump_ir",
+    "options.cases": "cases",
     "options.quant": "quant",
     "options.quant_layers": "quant_layer",
     "options.quant_with": "quant_with",
@@ -106,8 +117,9 @@ def registry(load: tuple[str, ...] | list[str] | None) -> Registry:
     return Registry.create(Path(f) for f in load or ())
 
 
-def load_model(args: argparse.Namespace, found: Recipe) -> Loaded:
-    """Trace the recipe's model. A factory that draws random weights draws them from the recipe's seed.
+def load_model(args: argparse.Namespace, found: Recipe, *, lazy: bool = False) -> Loaded:
+    """Trace the recipe's model. A factory that draws random weights draws them from the recipe's seed. `lazy`: weights may stay in
+    their files.
 
     Agreeing to a pickle or to non-finite weights stands on the command line, never in a recipe.
     """
@@ -124,22 +136,44 @@ def load_model(args: argparse.Namespace, found: Recipe) -> Loaded:
             allow_pickle=args.allow_pickle,
             allow_nonfinite=args.allow_nonfinite,
             seed=found.options.seed,
+            lazy=lazy,
         )
 
 
+def directory(recipe: Recipe) -> Path | None:
+    """The folder of the model, None where it is no folder."""
+    path = Path(recipe.model)
+    return path if recipe.model and path.is_dir() else None
+
+
+def _text(recipe: Recipe, file: str, signature: Signature, limit: int) -> Any:
+    """Windows of a text file, in tokens of the model."""
+    from edgecc.frontend import text
+
+    tokenizer = recipe.target_options.get("tokenizer") or ""
+    folder = Path(str(tokenizer)) if tokenizer not in ("", "none") else directory(recipe)
+    if folder is None:
+        raise UsageError(f"{file} is text, and there is no tokenizer for it", hint="--tokenizer DIR, a folder with tokenizer.json")
+    return text.samples(Path(file), folder, signature, limit=limit)
+
+
 def data(recipe: Recipe, signature: Signature, *, calibrates: bool = False) -> dict[str, Any]:
-    """The samples to check, to calibrate with, and the evaluation of a job. Raises UsageError."""
+    """The samples to check, to calibrate with, the text to assess on and the evaluation of a job. Raises UsageError."""
     from edgecc import calibration, reference
     from edgecc.frontend import factory
 
     found: dict[str, Any] = {}
-    if recipe.eval:
+    if recipe.eval.endswith(".txt"):
+        found["text"] = _text(recipe, recipe.eval, signature, WINDOWS)
+    elif recipe.eval:
         found["evaluate"] = calibration.evaluation(factory.function(recipe.eval), recipe.eval)
-    elif recipe.options.max_drop >= 0:
+    if recipe.options.max_drop >= 0 and "evaluate" not in found:
         raise UsageError("--max-drop needs something to measure", hint="--eval module:function")
     if not recipe.calibration:
         return found
-    if factory.is_factory(recipe.calibration):
+    if recipe.calibration.endswith(".txt"):
+        data = _text(recipe, recipe.calibration, signature, WINDOWS)
+    elif factory.is_factory(recipe.calibration):
         data = calibration.CalibrationSet(factory.function(recipe.calibration), signature, recipe.calibration)
     elif recipe.options.quant or calibrates:
         data = calibration.from_files(Path(recipe.calibration), signature)
@@ -165,8 +199,15 @@ def _layer(text: str) -> tuple[str, str]:
     return pattern, scheme.strip()
 
 
+def _tensor_type(text: str) -> tuple[str, str]:
+    pattern, equals, kind = text.rpartition("=")
+    if not equals or not pattern:
+        raise UsageError(f"--tensor-type {text!r}: want REGEX=FORMAT", hint="--tensor-type 'attn_v=q8_0'")
+    return pattern, kind.strip().lower()
+
+
 #: Flags whose values are read as pairs.
-_PAIRS = {"insert": _insertion, "quant_layer": _layer}
+_PAIRS = {"insert": _insertion, "quant_layer": _layer, "tensor_type": _tensor_type}
 
 
 def _literal(text: str) -> Any:

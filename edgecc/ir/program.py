@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -164,6 +164,14 @@ class Program:
         target = node.target
         assert callable(target)
         node.meta["val"] = infer(self.graph, target, args, kwargs)
+
+    def keep_outputs(self, count: int) -> None:
+        """Keep the first `count` outputs, and drop the others with what only they need."""
+        output = self.graph.output_node()
+        kept, dropped = self.outputs()[:count], self.outputs()[count:]
+        output.args = (kept,)
+        self.signature = replace(self.signature, outputs=self.signature.outputs[:count])
+        self.erase_dead(dropped)
 
     def erase_dead(self, nodes: Iterable[fx.Node]) -> None:
         """Erase those of `nodes` that nothing uses, and then what only they used. Inputs stay."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ class PassContext:
     which may be gone through more than once; None where there are none. `evaluate`: how good a program is, higher is better;
     None where nobody said. `max_drop`: how much of that may be lost. `training`: an `edgecc.training.task.Task`, what to train on;
     None where there is nothing. `original`: the program before the first pass. `facts`: JSON values that passes put into the report.
+    `directory`: the folder of the model, with its configuration and tokenizer, None where it came from elsewhere.
     """
 
     samples: Sequence[Sample] = ()
@@ -39,6 +41,7 @@ class PassContext:
     training: object | None = None
     original: Program | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    directory: Path | None = None
 
     @property
     def data(self) -> Iterable[Sample]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -73,11 +73,19 @@ class Runner(ABC):
 
 @dataclass(frozen=True)
 class Lowered:
-    """What `lower` wrote: the file to deploy, facts for manifest.json (JSON values), and files that it must have beside it."""
+    """What `lower` wrote: the file to deploy, facts for manifest.json (JSON values), and files that it must have beside it.
+
+    `lossy`: the program that was lowered now computes what the artifact does, with weights that were rounded while they were
+    written; the artifact may be as far from the original model as the program is. `tolerance` and `min_sqnr_db` are then those
+    between the two.
+    """
 
     deployable: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     beside: Sequence[str] = ()
+    lossy: bool = False
+    tolerance: float | None = None
+    min_sqnr_db: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,19 @@ class Target(ABC):
     """
 
     name: ClassVar[str]
+    #: Whether weights may stay in their file until they are lowered, and are lowered one after another.
+    streams: ClassVar[bool] = False
+
+    def with_quant(self, name: str) -> Target | None:
+        """The target with what `--quant NAME` asks for where it quantizes in its own way, None where passes do it.
+
+        Raises UsageError for a name that it does not know.
+        """
+        return None
+
+    def admissible(self, program: Program, sample: Sample) -> Sample:
+        """The sample with what the runtime fixes, such as a mask of ones, in the place of what the program leaves open."""
+        return sample
 
     @abstractmethod
     def pipeline(self) -> str:
@@ -102,6 +123,10 @@ class Target(ABC):
     @abstractmethod
     def lower(self, program: Program, directory: Path, context: PassContext) -> Lowered:
         """Write the artifact's files into `directory`. The same program gives the same bytes."""
+
+    def preview(self, program: Program, context: PassContext) -> Mapping[str, Any]:
+        """What `lower` would write, as facts, from the sizes of weights alone. Raises what it would raise before reading any."""
+        return {}
 
     @abstractmethod
     def runners(self, directory: Path, manifest: Mapping[str, Any]) -> Sequence[Runner]:
@@ -124,6 +149,22 @@ class Target(ABC):
         A target that writes quantized activations overrides this: their outputs are compared loosely otherwise.
         """
         return None
+
+    def assess(
+        self,
+        directory: Path,
+        manifest: Mapping[str, Any],
+        original: Callable[..., tuple[torch.Tensor, ...]],
+        samples: Sequence[Sample],
+        text: Iterable[Sample] | None,
+        source: Path | None,
+    ) -> Mapping[str, Any]:
+        """How far the artifact is from the original model by the measures of its kind: JSON values for report.json, {} for none.
+
+        `text`: samples of the kind that the model was made for, None where there are none; `source`: the folder of the model, if
+        any. Raises ContractError where a measure breaks what the artifact promises.
+        """
+        return {}
 
     def verdict(self, facts: Mapping[str, Any], distance: Distance | None) -> str:
         """A line on what is known of the artifact and what is not, `""` where the checks say it all.

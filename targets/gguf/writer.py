@@ -40,6 +40,14 @@ class Planned:
         return tensor_bytes(self.shape, self.format)
 
 
+@dataclass(frozen=True)
+class Written:
+    """The files, and where the bytes of each tensor stand: its file and the offset in it."""
+
+    files: Sequence[Path]
+    places: Mapping[str, tuple[Path, int]]
+
+
 def write(
     path: Path,
     keys: Mapping[str, Value],
@@ -47,8 +55,8 @@ def write(
     data: Iterable[torch.Tensor | np.ndarray[Any, Any]],
     *,
     shard_bytes: int = 0,
-) -> list[Path]:
-    """Write `path`, or its shards where the data is larger than `shard_bytes`; return the files.
+) -> Written:
+    """Write `path`, or its shards where the data is larger than `shard_bytes`.
 
     `data` yields the bytes of each tensor in the order of `tensors`, of any shape and dtype, and is asked for one at a time.
     Integers are UINT32 (INT32 if negative, UINT64 if they need it), lists of integers INT32, floats FLOAT32.
@@ -58,15 +66,17 @@ def write(
     shards = _shards(tensors, shard_bytes)
     paths = _places(path, len(shards))
     coming = iter(data)
+    places: dict[str, tuple[Path, int]] = {}
     for number, (place, shard) in enumerate(zip(paths, shards, strict=True)):
         split = {"split.no": number, "split.count": len(shards), "split.tensors.count": len(tensors)} if len(shards) > 1 else {}
         with place.open("wb") as file:
             _write_header(file, {**(keys if number == 0 else {}), **split}, shard)
             for tensor in shard:
+                places[tensor.name] = place, file.tell()
                 _write_tensor(file, tensor, coming)
     if next(coming, None) is not None:
         raise InternalError(f"more data than the {len(tensors)} tensors planned for {path}")
-    return paths
+    return Written(paths, places)
 
 
 def _places(path: Path, count: int) -> list[Path]:

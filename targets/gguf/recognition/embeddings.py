@@ -17,11 +17,11 @@ def open_program(program: Program) -> tuple[Reader, fx.Node]:
 
     Raises UnrecognizedError where there is none, or one sequence of at least two tokens is not what it takes.
     """
-    calls = [n for n in program.calls(aten.embedding.default) if program.is_weight(n.args[0]) and _input(n.args[1]) is not None]
+    calls = [n for n in program.calls(aten.embedding.default) if program.is_weight(n.args[0]) and input_of(n.args[1]) is not None]
     if not calls:
         raise UnrecognizedError(program.outputs()[0], "no input indexes a table of tokens: this is no language model")
     call = max(calls, key=lambda n: n.args[0].meta["val"].shape[0])  # type: ignore[union-attr]
-    ids = _input(call.args[1])
+    ids = input_of(call.args[1])
     examples = dict(zip(program.inputs(), program.examples, strict=True))
     shape = examples[ids].shape
     if len(shape) not in (1, 2) or shape[-1] < 2:
@@ -35,7 +35,7 @@ def open_program(program: Program) -> tuple[Reader, fx.Node]:
     return Reader(program, frozenset(live), shape[0] if len(shape) == 2 else 1, shape[-1]), call
 
 
-def _input(value: Any) -> Any:
+def input_of(value: Any) -> Any:
     """The input that indices come from through views and casts, None where they are computed."""
     node = strip(value)
     while isinstance(node, fx.Node) and node.target in (aten.squeeze.dim, aten.unsqueeze.default):
@@ -75,7 +75,7 @@ def read_embeddings(reader: Reader, node: fx.Node, call: fx.Node) -> Embeddings:
         else:
             raise UnrecognizedError(term, "it is added to the rows of the tokens, and is neither learned positions nor token types")
     assert isinstance(tokens, fx.Node)
-    ids = _input(call.args[1])
+    ids = input_of(call.args[1])
     assert isinstance(ids, fx.Node)
     return Embeddings(call, ids, tokens, positions, types, norm, scale)
 
@@ -100,6 +100,6 @@ def _side_table(reader: Reader, node: fx.Node) -> tuple[fx.Node, str]:
         return table, "positions"
     if not bool(row.any()):
         return table, "types"
-    if _input(node.args[1]) is not None:
+    if input_of(node.args[1]) is not None:
         return table, "types" if table.meta["val"].shape[0] <= 16 else "positions"
     raise UnrecognizedError(node, f"its rows are {row[:4].tolist()}, ...: llama.cpp counts positions from 0")

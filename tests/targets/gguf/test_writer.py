@@ -102,7 +102,7 @@ def test_gguf_py_reads_tensors_of_every_dtype_that_torch_and_numpy_give(tmp_path
 @pytest.mark.parametrize("shard_bytes", [0, 60_000])
 def test_llama_cpp_computes_the_logits_of_pytorch(tmp_path: Path, shard_bytes: int) -> None:
     weights = host.weights()
-    files = write(tmp_path / "model.gguf", host.KEYS, host.planned(weights), weights.values(), shard_bytes=shard_bytes)
+    files = write(tmp_path / "model.gguf", host.KEYS, host.planned(weights), weights.values(), shard_bytes=shard_bytes).files
     assert len(files) == (6 if shard_bytes else 1)
     # 2e-6 is measured on logits up to 3.5: float32 sums in another order. A wrong key moves them by more than 1e-2.
     torch.testing.assert_close(host.logits(files[0], TOKENS), host.forward(weights, TOKENS), atol=1e-4, rtol=0)
@@ -112,7 +112,7 @@ def test_shards_hold_what_fits_and_say_which_they_are(tmp_path: Path) -> None:
     from gguf import GGUFReader
 
     planned = [Planned(name, (size,), "f32") for name, size in (("a", 8), ("b", 8), ("c", 100), ("d", 1))]
-    files = write(tmp_path / "model.gguf", {"general.name": "x"}, planned, [np.zeros(p.shape, np.float32) for p in planned], shard_bytes=64)
+    files = write(tmp_path / "model.gguf", {"general.name": "x"}, planned, [np.zeros(p.shape, np.float32) for p in planned], shard_bytes=64).files
     assert [file.name for file in files] == [f"model-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
     readers = [GGUFReader(file) for file in files]
     assert [[tensor.name for tensor in reader.tensors] for reader in readers] == [["a", "b"], ["c"], ["d"]]

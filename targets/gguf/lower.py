@@ -1,0 +1,76 @@
+"""Lower a program to a GGUF file, and let its weights be those that the file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecc.ir.program import Program
+from edgecc.pipeline.context import PassContext
+from edgecc.targeting.base import Lowered
+from edgecc.targets.gguf.encode import encoded
+from edgecc.targets.gguf.inputs import roles
+from edgecc.targets.gguf.plan import Plan
+from edgecc.targets.gguf.restore import restore
+from edgecc.targets.gguf.runtime.runner import MODEL
+from edgecc.targets.gguf.writer import Planned, write
+
+if TYPE_CHECKING:
+    from edgecc.targets.gguf.target import Gguf
+
+#: The largest difference of logits, over their largest, that llama.cpp's arithmetic makes: activations are rounded to float16 and
+#: bfloat16 beside such weights, to blocks of 8 bits beside quantized ones, and GELU is read from a table of float16.
+_TOLERANCES = {"f32": 1e-4, "f16": 1e-2, "bf16": 5e-2}
+_QUANTIZED, _TABLE = 0.1, 5e-3
+_QUANTIZED_SQNR = 25.0  # dB; blocks of 8 bits of activations are about 40
+
+
+def lower(program: Program, plan: Plan, options: Gguf, directory: Path, context: PassContext) -> Lowered:
+    """Write model.gguf, or its shards. Raises UsageError for weights that are not finite."""
+    keep_first_output(program, context)
+    planned = [Planned(t.name, t.shape, plan.formats[t.name].format) for t in plan.tensors]
+    data = encoded(program, plan, context.progress, options.threads)
+    written = write(directory / MODEL, plan.keys, planned, data, shard_bytes=options.shard_bytes)
+    _remark(plan, context)
+    restore(program, plan, written)
+    program.recompile()
+    meant = {role: name for name, role in roles(program).items()}
+    facts = {
+        **plan.facts(),
+        "kind": "decoder" if plan.model.head is not None else "encoder",
+        "ids": meant["ids"],
+        "mask": meant.get("mask", ""),
+        "output": program.signature.outputs[0].name,
+        "pooling": "none",
+        "mixture": options.mixture,
+        "shards": len(written.files),
+    }
+    first, *rest = (file.name for file in written.files)
+    return Lowered(first, {"gguf": facts, "threads": options.threads}, rest, lossy=True, tolerance=tolerance(plan), min_sqnr_db=_sqnr(plan))
+
+
+def tolerance(plan: Plan) -> float:
+    """What llama.cpp's arithmetic explains of a difference."""
+    formats = {row.format for row in plan.rows() if len(row.shape) > 1}
+    own = max(_TOLERANCES.get(f, _QUANTIZED) for f in formats)
+    return max(own, _TABLE) if plan.architecture.activation == "gelu_tanh" else own
+
+
+def _sqnr(plan: Plan) -> float:
+    return 0.0 if {row.format for row in plan.rows()} <= set(_TOLERANCES) else _QUANTIZED_SQNR
+
+
+def keep_first_output(program: Program, context: PassContext) -> None:
+    """The result that the file computes is the first one; others are remarked and dropped."""
+    outputs = program.outputs()
+    for node, spec in list(zip(outputs, program.signature.outputs, strict=True))[1:]:
+        context.missed(node, f"the output {spec.name} is not in the file: llama.cpp computes {program.signature.outputs[0].name}")
+    if len(outputs) > 1:
+        program.keep_outputs(1)
+
+
+def _remark(plan: Plan, context: PassContext) -> None:
+    for row in plan.rows():
+        choice = plan.formats[row.name]
+        if choice.wanted != choice.format:
+            context.missed(plan.model.output, f"{row.name} is {choice.format} instead of {choice.wanted}: {choice.reason}")

@@ -1,0 +1,103 @@
+"""The weights of a program as a GGUF file holds them: what llama.cpp computes with, in the places that they came from.
+
+A weight is decoded where it is used, so that a program of the size of the file can be run beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from edgecc.ir.lazy import Lazy, read
+from edgecc.ir.program import Program
+from edgecc.targets.gguf.architectures.tensors import Piece, Tensor
+from edgecc.targets.gguf.blocks import decode
+from edgecc.targets.gguf.plan import Plan
+from edgecc.targets.gguf.sizes import tensor_bytes
+from edgecc.targets.gguf.writer import Written
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows from `first` on of a tensor in the file: those of `piece`, None where the tensor is the weight itself."""
+
+    tensor: Tensor
+    format: str
+    data: np.ndarray[Any, np.dtype[np.uint8]]
+    first: int = 0
+    piece: Piece | None = None
+
+    def values(self) -> torch.Tensor:
+        """As the file holds them: [rows, columns] f32."""
+        rows, columns = self.tensor.shape
+        count, row = self.piece.rows if self.piece else rows, tensor_bytes((1, columns), self.format)
+        data = self.data[self.first * row : (self.first + count) * row].reshape(count, row)
+        return decode(torch.from_numpy(np.array(data)), self.format, columns)
+
+
+def restore(program: Program, plan: Plan, written: Written) -> None:
+    """Let every weight of the program that is not stored as float32 be what the files hold in its place.
+
+    The files stay mapped, under whatever name they get.
+    """
+    maps = {file: np.memmap(file, np.uint8, "r") for file in written.files}
+    parts: dict[str, list[_Part]] = {}
+    nodes: dict[str, fx.Node] = {}
+    for tensor in plan.tensors:
+        format_ = plan.formats[tensor.name].format
+        if format_ == "f32" or tensor.bias:
+            continue
+        file, offset = written.places[tensor.name]
+        for node, part in _parts(tensor, format_, maps[file][offset:]):
+            parts.setdefault(str(node.target), []).append(part)
+            nodes[str(node.target)] = node
+    for name, found in parts.items():
+        node = nodes[name]
+        original = program.weight(node)
+        program.set_weight(node, Lazy(_Restored(original, tuple(found)), original.shape))
+
+
+def _parts(tensor: Tensor, format_: str, data: np.ndarray[Any, np.dtype[np.uint8]]) -> list[tuple[fx.Node, _Part]]:
+    if tensor.stored is not None:
+        return [(tensor.stored, _Part(tensor, format_, data))]
+    found, first = [], 0
+    for piece in tensor.pieces:
+        found.append((piece.linear.weight, _Part(tensor, format_, data, first, piece)))
+        first += piece.rows
+    return found
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """Reads a weight: the original, and over it what each part of the file says."""
+
+    original: torch.Tensor
+    parts: Sequence[_Part]
+
+    def __call__(self) -> torch.Tensor:
+        whole = next((p.values() for p in self.parts if p.piece is None), None)
+        found = read(self.original).float().clone() if whole is None else whole
+        for part in self.parts:
+            if part.piece is not None:
+                put_back(found, part.piece, part.values())
+        return found
+
+
+def put_back(weight: torch.Tensor, piece: Piece, values: torch.Tensor) -> None:
+    """Write `values` [rows, columns], which a file has of `piece`, to the rows and columns of `weight` that they came from."""
+    linear = piece.linear
+    rows, columns = linear.shape
+    values = values[:rows, :columns]
+    if linear.factors is not None:
+        values = values / linear.factors[:, None]
+    if linear.columns is not None:
+        values = values[:, torch.argsort(linear.columns)]
+    if linear.rows is None:
+        weight.copy_(values)
+    else:
+        weight[linear.rows] = values
