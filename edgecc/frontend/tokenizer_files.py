@@ -69,13 +69,16 @@ def _with_first(number: int) -> Spec:
 
 
 def merges_of(scores: Mapping[str, float], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-    """The merges that a SentencePiece BPE makes: every pair of tokens whose text together is a scored token, the best score first."""
-    found: list[tuple[float, int, int, str, str]] = []
+    """The merges that a SentencePiece BPE makes: every pair of scored tokens whose text together is one, the best score first.
+
+    Of one score the longest left part comes first, as transformers orders them: in a run of spaces the leftmost pair is then merged.
+    """
+    found: list[tuple[float, int, int, int, int, str, str]] = []
     for text, score in scores.items():
         for cut in range(1, len(text)):
             left, right = text[:cut], text[cut:]
             if left in scores and right in scores:
-                found.append((-score, vocabulary[left], vocabulary[right], left, right))
+                found.append((-score, -len(left), -len(right), vocabulary[left], vocabulary[right], left, right))
     return [(left, right) for *_, left, right in sorted(found)]
 
 

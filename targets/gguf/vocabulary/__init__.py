@@ -30,7 +30,7 @@ def read_vocabulary(directory: Path, rows: int, *, pre: str = "") -> Vocabulary:
     else:
         raise UnsupportedError(
             f"{directory}: a tokenizer of kind {kind} has no counterpart here, want BPE or WordPiece",
-            hint="--set target_options.tokenizer=false leaves the vocabulary out; the model then takes token ids",
+            hint="--set target_options.tokenizer=none leaves the vocabulary out; the model then takes token ids",
         )
     return special.complete(source, tables)
 

@@ -8,7 +8,7 @@ probes alike is taken, so that a small vocabulary, which cannot tell all of them
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgecc.errors import UnsupportedError
 from edgecc.targets.gguf.vocabulary.keys import MERGES, MODEL, PRE, Tables, read_table
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from edgecc.frontend.tokenizer import HfTokenizer
 
 HINT = "--set target_options.pre_tokenizer=NAME writes one of llama.cpp's pre-tokenizers all the same"
-_COMPOSES = "its normalizer composes characters (NFC), llama.cpp does not: text that is not composed gets other tokens"
+#: Normal forms that leave plain text as it is: what they change is noted, and nothing that other normalizers change.
+FORMS: tuple[Literal["NFC", "NFKC"], ...] = ("NFC", "NFKC")
 
 
 def fits(source: HfTokenizer) -> bool:
@@ -31,15 +32,17 @@ def read(source: HfTokenizer, rows: int, pre: str = "") -> Tables:
     """Tokens, merges and pre-tokenizer. Raises UnsupportedError where no pre-tokenizer does the same."""
     refuse_oddities(source)
     normalizers = [str(step.get("type")) for step in steps(source.spec.get("normalizer"))]
-    foreign = sorted(set(normalizers) - {"NFC"})
+    foreign = sorted(set(normalizers) - set(FORMS))
     if foreign:
         raise UnsupportedError(f"{source.path}: the tokenizer changes text before it splits it ({', '.join(foreign)}), llama.cpp does not")
     table = read_table(source, rows)
-    notes: tuple[str, ...] = (_COMPOSES,) if normalizers else ()
+    notes = tuple(f"the tokenizer brings text to {form} first, llama.cpp does not: other text gets other tokens" for form in normalizers)
     if not pre:
         found, more = identify(source)
         pre, notes = found.name, notes + more
     merges = [" ".join(pair) for pair in merge_pairs(source)]
+    if not merges:
+        raise UnsupportedError(f"{source.path}: the tokenizer has no merges, which llama.cpp needs")
     return Tables({MODEL: "gpt2", PRE: pre, MERGES: merges, "tokenizer.ggml.add_space_prefix": False}, table, notes)
 
 
@@ -133,8 +136,6 @@ def merge_pairs(source: HfTokenizer) -> list[tuple[str, str]]:
         if " " in left + right:
             raise UnsupportedError(f"{source.path}: the merge of {left!r} and {right!r} has a space, which separates the two in GGUF")
         pairs.append((left, right))
-    if not pairs:
-        raise UnsupportedError(f"{source.path}: the tokenizer has no merges, which llama.cpp needs")
     return pairs
 
 

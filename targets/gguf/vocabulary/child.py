@@ -3,7 +3,7 @@
     python -m edgecc.targets.gguf.vocabulary.child FILE.gguf < request.json
 
 The request is `{"texts": [...], "special": bool}`; the answer is `{"ids": [[...]], "pieces": [[hex, ...]]}` in the order of
-the texts, or `{"error": text}` where the file does not load.
+the texts, or `{"error": text}` where the file does not load, `{"missing": text, "hint": text}` where llama.cpp is not as expected.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import sys
 from typing import Any
 
+from edgecc.errors import MissingToolError
 from edgecc.targets.gguf.runtime.library import Library
 from edgecc.targets.gguf.runtime.wheel import unknown_build
 
@@ -22,16 +23,20 @@ _LONGEST = 4096  # bytes of a token
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.read())
-    library = Library()
+    try:
+        json.dump(_answer(json.loads(sys.stdin.buffer.read()), Library()), sys.stdout)
+    except MissingToolError as error:
+        json.dump({"missing": error.message, "hint": error.hint}, sys.stdout)
+
+
+def _answer(request: dict[str, Any], library: Library) -> dict[str, Any]:
     model = library.call.llama_model_load_from_file(sys.argv[1].encode(), _vocabulary_only(library))
     if not model:
-        json.dump({"error": " ".join(library.errors) or "llama.cpp gave no reason"}, sys.stdout)
-        return
+        return {"error": " ".join(library.errors) or "llama.cpp gave no reason"}
     vocabulary = library.call.llama_model_get_vocab(model)
     ids = [_ids(library, vocabulary, text.encode(), request["special"]) for text in request["texts"]]
     pieces = {i: _piece(library, vocabulary, i) for i in {i for row in ids for i in row}}
-    json.dump({"ids": ids, "pieces": [[pieces[i] for i in row] for row in ids]}, sys.stdout)
+    return {"ids": ids, "pieces": [[pieces[i] for i in row] for row in ids]}
 
 
 def _vocabulary_only(library: Library) -> Any:

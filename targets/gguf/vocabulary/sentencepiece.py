@@ -6,7 +6,6 @@ SentencePiece. Others, such as those that the tokenizers library trains, are wri
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from edgecc.targets.gguf.vocabulary.probes import PROBES
 if TYPE_CHECKING:
     from edgecc.frontend.tokenizer import HfTokenizer
 
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _PREFIX = "tokenizer.ggml.add_space_prefix"
 _SCORED, _MERGED = "llama", "sarvam-moe"
 
@@ -30,7 +29,7 @@ def read(source: HfTokenizer, rows: int, pre: str = "") -> Tables:
     refuse_oddities(source)
     model = source.spec["model"]
     unknown = model.get("unk_token")
-    table = read_table(source, rows, kind=lambda t: UNKNOWN if t == unknown else BYTE if _BYTE.fullmatch(t) else NORMAL)
+    table = read_table(source, rows, kind=lambda t: UNKNOWN if t == unknown else BYTE if t in _BYTES else NORMAL)
     # llama.cpp looks for user-defined tokens before it writes spaces as U+2581
     texts = tuple(t.replace(SPACE, " ") if k == USER_DEFINED else t for t, k in zip(table.texts, table.kinds, strict=True))
     kinds = tuple(UNKNOWN if t == unknown else k for t, k in zip(texts, table.kinds, strict=True))
@@ -51,31 +50,29 @@ def _scores(source: HfTokenizer, pairs: Sequence[tuple[str, str]]) -> dict[str, 
     """The score of each token: that of the SentencePiece model where there is one, else minus the place of its first merge."""
     vocabulary: Mapping[str, int] = source.spec["model"]["vocab"]
     if source.scores:
-        return {t: source.scores[i] for t, i in vocabulary.items() if i < len(source.scores) and not _BYTE.fullmatch(t)}
+        return {t: source.scores[i] for t, i in vocabulary.items() if i < len(source.scores) and t not in _BYTES}
     places: dict[str, int] = {}
     for left, right in pairs:
         places.setdefault(left + right, len(places) + 1)
     last = len(places) + 1
     added = {token["content"] for token in source.spec["added_tokens"]}
-    return {t: -float(places.get(t, last + i)) for t, i in vocabulary.items() if t not in added and not _BYTE.fullmatch(t)}
+    return {t: -float(places.get(t, last + i)) for t, i in vocabulary.items() if t not in added and t not in _BYTES}
 
 
 def _choose(source: HfTokenizer, scores: Mapping[str, float], pairs: Sequence[tuple[str, str]], prefix: bool, byte_tokens: int) -> str:
     """`llama` or `sarvam-moe`, whichever gives this tokenizer's tokens for the probes, tried in copies that do what llama.cpp does."""
-    wrong: tuple[str, list[str], list[str]] | None = None
-    if byte_tokens == 256:  # with fewer, llama.cpp ends at a character that is no token
-        vocabulary = source.spec["model"]["vocab"]
-        wrong = _first_difference(source, _copy(source, merges_of(scores, vocabulary), prefix, None))
-        if wrong is None:
-            return _SCORED
+    if byte_tokens != len(_BYTES):  # llama.cpp ends at a character that is no token, or leaves it out
+        raise UnsupportedError(f"{source.path}: the tokenizer has {byte_tokens} of the {len(_BYTES)} byte tokens that llama.cpp needs")
+    vocabulary = source.spec["model"]["vocab"]
+    wrong = _first_difference(source, _copy(source, merges_of(scores, vocabulary), prefix, None))
+    if wrong is None:
+        return _SCORED
     lines = {"type": "Split", "pattern": {"Regex": r"[^\n]+|[\n]+"}, "behavior": "Isolated", "invert": False}
-    other = _first_difference(source, _copy(source, pairs, False, lines))
-    if other is None:
+    if pairs and _first_difference(source, _copy(source, pairs, False, lines)) is None:
         return _MERGED
-    text, wanted, given = wrong or other
+    text, wanted, given = wrong
     raise UnsupportedError(
-        f"llama.cpp has no tokenizer like that of {source.path}: as {_SCORED if wrong else _MERGED} it would give {given} for {text!r}, want {wanted}",
-        hint=HINT,
+        f"llama.cpp has no tokenizer like that of {source.path}: as {_SCORED} it would give {given} for {text!r}, want {wanted}", hint=HINT
     )
 
 
@@ -92,7 +89,7 @@ def _copy(source: HfTokenizer, merges: Sequence[tuple[str, str]], prefix: bool, 
 
 def _first_difference(source: HfTokenizer, copy: Any) -> tuple[str, list[str], list[str]] | None:
     """The first text that the copy gives other tokens for, wanted and given, among the probes and the texts of the tokens."""
-    alone = (t.replace(SPACE, " ") for t in sorted(source.spec["model"]["vocab"]) if not _BYTE.fullmatch(t))
+    alone = (t.replace(SPACE, " ") for t in sorted(source.spec["model"]["vocab"]) if t not in _BYTES)
     texts = [comparable(source, text) for text in (*PROBES, *alone)]
     wanted = source.tokenizer.encode_batch(texts, add_special_tokens=False)
     given = copy.encode_batch(texts, add_special_tokens=False)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgecc.errors import UsageError
+from edgecc.errors import UnsupportedError, UsageError
 from edgecc.frontend.tokenizer import read_json
 from edgecc.targets.gguf.vocabulary.keys import KINDS, MODEL, TOKENS, Tables, Vocabulary
 
@@ -40,10 +40,13 @@ def complete(source: HfTokenizer, tables: Tables) -> Vocabulary:
     ids = _special_ids(source, len(tables.table.texts))
     first, last = _around(source)
     notes = list(tables.notes)
+    for name, flag, found_there in zip(("add_bos_token", "add_eos_token"), _flags(source), (first, last), strict=True):
+        if flag is not None and bool(flag) != bool(found_there):
+            notes.append(f"tokenizer_config.json says {name} {flag}, tokenizer.json does otherwise and is followed, as by transformers")
     if len(first) > 1 or len(last) > 1:
         notes.append(f"it puts {first} before and {last} after a text, llama.cpp at most one token on each side")
     if model == "bert":
-        ids.update({"bos": ids["cls"]} if "cls" in ids else {})
+        ids.update(_sentence_ends(source, ids, first, last))
         if len(first) != 1 or len(last) != 1:
             notes.append("it does not put one token before and one after a text, llama.cpp does for BERT")
     elif first:
@@ -80,21 +83,39 @@ def _special_ids(source: HfTokenizer, rows: int) -> dict[str, int]:
     return found
 
 
+def _sentence_ends(source: HfTokenizer, ids: Mapping[str, int], first: list[int], last: list[int]) -> dict[str, int]:
+    """The tokens that llama.cpp puts around every text for BERT, named, else put there by the post-processor, else by their usual text."""
+    found: dict[str, int] = {}
+    for role, around, text in (("cls", first, "[CLS]"), ("sep", last, "[SEP]")):
+        number = ids.get(role, around[0] if around else source.tokenizer.token_to_id(text))
+        if number is None:
+            raise UnsupportedError(f"{source.path}: the tokenizer has no {role}_token, which llama.cpp puts around a text for BERT")
+        found[role] = number
+    return {**found, "bos": found["cls"]}
+
+
 def _numbers(value: Any) -> list[int]:
     values = value if isinstance(value, list) else [value]
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
 
 
 def _around(source: HfTokenizer) -> tuple[list[int], list[int]]:
-    """What is put before and after a text: as the configuration says where it speaks of it, else as the post-processor does."""
-    flags = [source.config.get(name) for name in ("add_bos_token", "add_eos_token")]
-    if any(flag is not None for flag in flags):
+    """What is put before and after a text: as the post-processor of tokenizer.json does, else as the configuration says.
+
+    So transformers 5 has it: where there is a tokenizer.json, it drops add_bos_token and add_eos_token of the configuration.
+    """
+    flags = _flags(source)
+    if any(flag is not None for flag in flags) and not (source.path / "tokenizer.json").is_file():
         ids = _special_ids(source, len(source.spec["model"]["vocab"]) + len(source.spec["added_tokens"]))
         first, last = ([ids[role]] if flag and role in ids else [] for flag, role in zip(flags, ("bos", "eos"), strict=True))
         return first, last
     bare, whole = source.ids("a"), source.ids("a", special=True)
     start = next((i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare), 0) if bare else 0
     return whole[:start], whole[start + len(bare) :]
+
+
+def _flags(source: HfTokenizer) -> list[Any]:
+    return [source.config.get(name) for name in ("add_bos_token", "add_eos_token")]
 
 
 def _turn_ends(source: HfTokenizer, tables: Tables, ids: Mapping[str, int]) -> dict[str, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgecc.errors import RefusedError, UnsupportedError, UsageError
+from edgecc.errors import ContractError, MissingToolError, RefusedError, UnsupportedError, UsageError
 from edgecc.frontend.tokenizer import read_tokenizer
 from edgecc.targets.gguf.vocabulary import accept, check_vocabulary, no_vocabulary, read_vocabulary, tokenize
 from edgecc.targets.gguf.vocabulary.pretokenizers import PRE_TOKENIZERS, PreTokenizer
@@ -215,6 +216,7 @@ def test_a_wrong_name_is_found_by_llama_cpp(small: Path, tmp_path: Path) -> None
     assert "it's" in {d.text for d in differences}
     with pytest.raises(UnsupportedError, match=r"llama.cpp tokenizes \d+ of 204 texts otherwise .* for .* gives \[.*\] \[.*\], want \["):
         accept(differences, small)
+    assert len(accept(differences, small, refuses=False)) == 1
 
 
 def test_a_normalizer_that_composes_is_noted_and_others_are_refused(small: Path, tmp_path: Path) -> None:
@@ -247,6 +249,28 @@ def test_missing_damaged_and_custom_tokenizers(small: Path, tmp_path: Path) -> N
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}')
     with pytest.raises(UsageError, match="damaged, or of a kind that is not known"):
         read_vocabulary(tmp_path, 290)
+
+
+def test_a_file_that_llama_cpp_does_not_load_is_an_error_with_its_reason(small: Path, tmp_path: Path) -> None:
+    file = host.vocabulary_file(small, 290, tmp_path / "v.gguf", pre="nonsense")
+    with pytest.raises(ContractError, match=r"does not load the vocabulary of .*unknown pre-tokenizer type: 'nonsense'"):
+        tokenize(file, ["a"])
+
+
+def test_an_abort_of_llama_cpp_is_reported(tmp_path: Path) -> None:
+    """A BERT vocabulary without the token that llama.cpp puts before a text."""
+    keys: dict[str, Any] = {"general.architecture": "bert", "tokenizer.ggml.model": "bert", "tokenizer.ggml.tokens": ["[UNK]", "\u2581a"]}
+    write(tmp_path / "v.gguf", keys, [], [])
+    with pytest.raises(ContractError, match=r"llama\.cpp ended with status -6 .* GGML_ASSERT"):
+        tokenize(tmp_path / "v.gguf", ["a"], special=True)
+
+
+def test_without_llama_cpp_the_install_line_is_given(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = host.vocabulary_file(small, 290, tmp_path / "v.gguf")
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)  # what find_spec finds where a package is not installed
+    with pytest.raises(MissingToolError) as caught:
+        check_vocabulary(file, small)
+    assert caught.value.hint == "pip install 'edgecc[gguf]'"
 
 
 def test_without_a_vocabulary_the_rows_are_named() -> None:

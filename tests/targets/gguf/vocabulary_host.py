@@ -133,3 +133,41 @@ def assert_same_tokens(file: Path, tokenizer: Any, texts: list[str], *, special:
     wanted = [tokenizer.encode(text, add_special_tokens=special).ids for text in texts]
     wrong = [(text, w, f) for text, w, f in zip(texts, wanted, found, strict=True) if w != f]
     assert not wrong, f"{len(wrong)} of {len(texts)}: {wrong[:3]}"
+
+
+def train_pieces(normalizer: Any, pre_tokenizer: Any, texts: list[str], size: int = 1200) -> Any:
+    """A BPE on characters with spaces as U+2581 and a token for each byte, as SentencePiece makes it; `<s>` goes before a text."""
+    from tokenizers import Tokenizer, decoders, models, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
+    special = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[*special, *BYTES], limit_alphabet=100, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    spec = json.loads(tokenizer.to_str())
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] in special]
+    found = Tokenizer.from_str(json.dumps(spec))
+    found.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    found.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    return found
+
+
+BYTES = [f"<0x{i:02X}>" for i in range(256)]
+
+
+def sentencepiece_model(pieces: list[tuple[str, float, int]], *, kind: int = 2, prefix: bool = True) -> bytes:
+    """A `tokenizer.model`: (text, score, type) of each piece; kind 1 is unigram, 2 BPE. No normalization, no whitespace removed."""
+    import struct
+
+    def field(number: int, data: bytes) -> bytes:
+        size, head = len(data), bytearray([number << 3 | 2])
+        while size > 127:
+            head.append(size & 127 | 128)
+            size >>= 7
+        return bytes([*head, size]) + data
+
+    def piece(text: str, score: float, kind: int) -> bytes:
+        return field(1, text.encode()) + bytes([2 << 3 | 5]) + struct.pack("<f", score) + bytes([3 << 3, kind])
+
+    normalizer = field(1, b"identity") + bytes([3 << 3, prefix, 4 << 3, 0])
+    return b"".join([*(field(1, piece(*p)) for p in pieces), field(2, bytes([3 << 3, kind])), field(3, normalizer)])
