@@ -12,7 +12,7 @@ from edgecc.targets.gguf.runtime.sampling import choose, generator
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
 
 
-def shares(sampling: Sampling, draws: int = 20_000) -> np.ndarray:
+def shares(sampling: Sampling, draws: int = 5_000) -> np.ndarray:
     random = generator(sampling)
     return np.bincount([choose(LOGITS, sampling, random) for _ in range(draws)], minlength=4) / draws
 
@@ -34,8 +34,8 @@ def test_temperature_zero_takes_the_first_of_the_likeliest():
     ],
 )
 def test_tokens_are_drawn_by_their_probability(sampling, want):
-    # 0.015: four standard deviations of a share of 20,000 draws
-    np.testing.assert_allclose(shares(sampling), want, atol=0.015)
+    # 0.03: four standard deviations of a share of 5,000 draws
+    np.testing.assert_allclose(shares(sampling), want, atol=0.03)
 
 
 def test_a_seed_may_be_negative_or_large():
