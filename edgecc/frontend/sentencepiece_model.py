@@ -1,7 +1,7 @@
 """Read `tokenizer.model`, the protocol buffer of SentencePiece, without its library.
 
-Fields of ModelProto: 1 pieces (1 text, 2 score, 3 type), 2 trainer (3 model type), 3 normalizer (2 precompiled map,
-3 dummy prefix, 4 extra whitespace removed). https://github.com/google/sentencepiece, sentencepiece_model.proto
+Fields of ModelProto: 1 pieces (1 text, 2 score, 3 type), 2 trainer (3 model type, 24 whitespace as suffix), 3 normalizer
+(2 precompiled map, 3 dummy prefix, 4 extra whitespace removed, 5 whitespace escaped). https://github.com/google/sentencepiece, sentencepiece_model.proto
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from edgecc.errors import UsageError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-_KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
+_KINDS: dict[int | bytes, str] = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 
 
 @dataclass(frozen=True)
@@ -28,33 +28,39 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """`kind`: bpe, unigram, word or char. `charsmap`: the compiled normalization, empty for none."""
+    """`kind`: bpe, unigram, word or char. `charsmap`: the compiled normalization, empty for none.
+
+    `prefix`: a space is put before a text; `strips`: repeated spaces are dropped; `usual`: a space is U+2581 at the start of a word.
+    """
 
     pieces: tuple[Piece, ...]
     kind: str
     charsmap: bytes
     prefix: bool
     strips: bool
+    usual: bool
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
     """The model of a file. Raises UsageError where it is no SentencePiece model."""
-    pieces, kind, charsmap, prefix, strips = [], "unigram", b"", True, True
+    pieces: list[Piece] = []
+    trainer: dict[int, int | bytes] = {}
+    normalizer: dict[int, int | bytes] = {}
     try:
         for field, value in _fields(path.read_bytes()):
             if field == 1:
                 pieces.append(_piece(_bytes(value)))
             elif field == 2:
-                kind = next((_KINDS.get(int(v), "") for f, v in _fields(_bytes(value)) if f == 3), kind)
+                trainer = dict(_fields(_bytes(value)))
             elif field == 3:
-                spec = dict(_fields(_bytes(value)))
-                charsmap = _bytes(spec.get(2, b""))
-                prefix, strips = bool(spec.get(3, 1)), bool(spec.get(4, 1))
+                normalizer = dict(_fields(_bytes(value)))
+        kind, charsmap = _KINDS.get(trainer.get(3, 1), ""), _bytes(normalizer.get(2, b""))
     except (ValueError, IndexError, TypeError, struct.error) as error:
         raise UsageError(f"{path} is damaged, or no SentencePiece model: {error}", hint="copy or download it again") from error
     if not pieces:
         raise UsageError(f"{path} holds no pieces: it is no SentencePiece model", hint="copy or download it again")
-    return SentencePieceModel(tuple(pieces), kind, charsmap, prefix, strips)
+    prefix, strips = bool(normalizer.get(3, 1)), bool(normalizer.get(4, 1))
+    return SentencePieceModel(tuple(pieces), kind, charsmap, prefix, strips, not trainer.get(24, 0) and bool(normalizer.get(5, 1)))
 
 
 def _piece(data: bytes) -> Piece:

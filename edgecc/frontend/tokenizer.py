@@ -102,7 +102,9 @@ def _scores(model: Path, spec: Mapping[str, Any]) -> tuple[float, ...]:
     except (UsageError, UnsupportedError):  # a file of another kind by the same name, and not needed
         return ()
     ids = spec["model"].get("vocab") or {}
-    return scores if all(ids.get(text) == i for text, i in found["model"]["vocab"].items()) else ()
+    return (
+        scores if all(i in (ids.get(text), ids.get(text.replace(" ", files.SPACE))) for text, i in found["model"]["vocab"].items()) else ()
+    )
 
 
 def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:

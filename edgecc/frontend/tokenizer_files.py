@@ -28,7 +28,11 @@ def from_sentencepiece(path: Path, config: Mapping[str, Any]) -> tuple[Spec, tup
     model = sp.read_sentencepiece(path)
     if model.kind != "bpe":
         raise UnsupportedError(f"{path} is a {model.kind} SentencePiece model, want BPE", hint=_HINT)
-    vocabulary = {p.text: i for i, p in enumerate(model.pieces)}
+    if not model.usual:
+        raise UnsupportedError(f"{path} puts spaces at the end of words, or keeps them as they are, want U+2581 at the start", hint=_HINT)
+    # what the user defined is looked for in the text as it is, before spaces become U+2581
+    texts = [p.text.replace(SPACE, " ") if p.kind == sp.USER_DEFINED else p.text for p in model.pieces]
+    vocabulary = {text: i for i, text in enumerate(texts)}
     if len(vocabulary) != len(model.pieces):
         raise UsageError(f"{path} holds a piece twice")
     scores = tuple(p.score for p in model.pieces)
@@ -40,7 +44,7 @@ def from_sentencepiece(path: Path, config: Mapping[str, Any]) -> tuple[Spec, tup
     steps += [{"type": "Prepend", "prepend": SPACE}] if model.prefix else []
     mergeable = {p.text: p.score for p in model.pieces if p.kind == sp.NORMAL}
     added = [
-        _added(i, p.text, p.kind != sp.USER_DEFINED)
+        _added(i, texts[i], p.kind != sp.USER_DEFINED)
         for i, p in enumerate(model.pieces)
         if p.kind in (sp.UNKNOWN, sp.CONTROL, sp.USER_DEFINED)
     ]

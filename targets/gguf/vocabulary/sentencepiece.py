@@ -43,7 +43,11 @@ def read(source: HfTokenizer, rows: int, pre: str = "") -> Tables:
         return Tables({MODEL: "gpt2", PRE: pre, MERGES: [" ".join(p) for p in pairs], _PREFIX: False}, table)
     # a token of no score is never the better merge; unused and added tokens are not merged at all
     listed = [float(scores.get(t, -1e6)) if k in (NORMAL, USER_DEFINED) else 0.0 for t, k in zip(texts, kinds, strict=True)]
-    return Tables({MODEL: "llama", PRE: "default", SCORES: listed, _PREFIX: prefix}, table, _prefix_notes(source) if prefix else ())
+    return Tables(
+        {MODEL: "llama", PRE: "default", SCORES: listed, _PREFIX: prefix},
+        table,
+        _prefix_notes(source, USER_DEFINED in kinds) if prefix else (),
+    )
 
 
 def _scores(source: HfTokenizer, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
@@ -107,10 +111,12 @@ def _metaspace(source: HfTokenizer) -> str:
     return str(found[0].get("prepend_scheme", "always")) if found else ""
 
 
-def _prefix_notes(source: HfTokenizer) -> tuple[str, ...]:
+def _prefix_notes(source: HfTokenizer, user_defined: bool) -> tuple[str, ...]:
+    """What a space before a text does in llama.cpp that it does not do in the tokenizer."""
     scheme = _metaspace(source)
     notes = ("text that starts with a space gets one more from llama.cpp",) if scheme in ("always", "first") else ()
-    return (*notes, "text after a special token gets a space from llama.cpp") if scheme == "first" else notes
+    alone = user_defined and not (source.path / "tokenizer.json").is_file()  # SentencePiece itself puts a space only before the whole
+    return (*notes, "text after a special token gets a space from llama.cpp") if scheme == "first" or alone else notes
 
 
 def _has_prefix(source: HfTokenizer) -> bool:

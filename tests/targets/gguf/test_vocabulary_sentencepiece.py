@@ -129,6 +129,7 @@ def test_pieces_that_the_user_defined_are_found_with_their_spaces(tmp_path: Path
     pieces = [*SPECIAL, *BYTES, *added, *((text, -float(i), NORMAL) for i, text in enumerate([SPACE, "a", "b", "ab"]))]
     (tmp_path / "tokenizer.model").write_bytes(host.sentencepiece_model(pieces, prefix=False))
     file = host.vocabulary_file(tmp_path, len(pieces), tmp_path / "v.gguf")
+    assert check_vocabulary(file, tmp_path, ["a<tool>ab", "a  a", "a a"]) == []
     assert tokenize(file, ["a<tool>ab", "a  a", "a a"])[0] == [[262, 260, 264], [262, 259, 262], [262, 261, 262]]
 
 
@@ -162,6 +163,9 @@ def test_unigram_and_damaged_models_are_refused(tmp_path: Path) -> None:
     file.write_bytes(host.sentencepiece_model([*SPECIAL, ("a", -1.0, NORMAL)], kind=1))
     with pytest.raises(UnsupportedError, match="is a unigram SentencePiece model, want BPE"):
         read_vocabulary(tmp_path, 10)
+    file.write_bytes(host.sentencepiece_model([*SPECIAL, *BYTES, ("a", -1.0, NORMAL)], suffix=True))
+    with pytest.raises(UnsupportedError, match="puts spaces at the end of words"):
+        read_vocabulary(tmp_path, 260)
     whole = host.sentencepiece_model([*SPECIAL, *BYTES])
     for data in (whole[:-3], whole[:1], b"\xff" * 40, b"", b"IQ== 0\nIg== 1\n"):
         file.write_bytes(data)

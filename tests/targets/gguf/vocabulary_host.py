@@ -155,8 +155,8 @@ def train_pieces(normalizer: Any, pre_tokenizer: Any, texts: list[str], size: in
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
 
 
-def sentencepiece_model(pieces: list[tuple[str, float, int]], *, kind: int = 2, prefix: bool = True) -> bytes:
-    """A `tokenizer.model`: (text, score, type) of each piece; kind 1 is unigram, 2 BPE. No normalization, no whitespace removed."""
+def sentencepiece_model(pieces: list[tuple[str, float, int]], *, kind: int = 2, prefix: bool = True, suffix: bool = False) -> bytes:
+    """A `tokenizer.model`: (text, score, type) of each piece; kind 1 is unigram, 2 BPE. `suffix`: spaces end words."""
     import struct
 
     def field(number: int, data: bytes) -> bytes:
@@ -170,4 +170,4 @@ def sentencepiece_model(pieces: list[tuple[str, float, int]], *, kind: int = 2, 
         return field(1, text.encode()) + bytes([2 << 3 | 5]) + struct.pack("<f", score) + bytes([3 << 3, kind])
 
     normalizer = field(1, b"identity") + bytes([3 << 3, prefix, 4 << 3, 0])
-    return b"".join([*(field(1, piece(*p)) for p in pieces), field(2, bytes([3 << 3, kind])), field(3, normalizer)])
+    return b"".join([*(field(1, piece(*p)) for p in pieces), field(2, bytes([3 << 3, kind, 0xC0, 1, suffix])), field(3, normalizer)])
