@@ -27,7 +27,8 @@ def levels(scaled: Tensor, format: Format, out: Tensor) -> Tensor:
 
 
 def _places(scaled: Tensor) -> Tensor:
-    return scaled.mul_(2).add_(_MIDDLE).clamp_(0, 2 * _MIDDLE - 1).long().view(-1)
+    # What is not a number has no place of its own; its scale is not a number either.
+    return scaled.mul_(2).add_(_MIDDLE).clamp_(0, 2 * _MIDDLE - 1).nan_to_num_(0).long().view(-1)
 
 
 @cache

@@ -28,33 +28,43 @@ def inverse(field: Tensor) -> Tensor:
     return torch.where(found.isinf(), 0.0, found)
 
 
-def affine(x: Tensor, weight: Tensor | None, top: int, stretches: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Scale >= 0 and minimum <= 0 of each group, for codes 0..top. x [n, groups] f32 -> [groups], [groups].
+def affine(x: Tensor, weight: Tensor | None, top: int, stretches: Sequence[float], *, below: bool) -> tuple[Tensor, Tensor]:
+    """Scale >= 0 and minimum of each group, for codes 0..top; the minimum at most zero if `below`. x [n, groups] f32 -> [groups], [groups].
 
-    The grids tried spread top + stretch steps over the range of the group; a group without a range has scale 0,
-    and one whose squares are not finite a scale that is not either, or large.
+    The grids tried spread top + stretch steps over the range of the group, and one more is the best of them rounded
+    again. A group without a range has scale 0, and one whose squares are not finite has a scale that is not finite or is large.
     """
-    low, high = x.amin(0).clamp_(max=0), x.amax(0)
-    spread = (x - low).mul_(inverse(high - low))
-    weighted = x if weight is None else weight * x
+    low, high = x.amin(0), x.amax(0)
+    if below:
+        low.clamp_(max=0)
+    shifted = x - low
+    weighted = shifted if weight is None else weight * shifted
     codes, product = torch.empty_like(x), torch.empty_like(x)
-    sums = x.new_empty(3, len(stretches), x.shape[1])
+    sums = x.new_empty(3, len(stretches) + 1, x.shape[1])
+    one = inverse(high - low)
     for index, stretch in enumerate(stretches):
-        torch.mul(spread, top + stretch, out=codes).round_()
+        torch.mul(shifted, one * (top + stretch), out=codes).round_()
         if stretch > 0.4:
             codes.clamp_(max=top)
         moments(codes, weighted, weight, product, sums[:, index])
     w, wx = total(weight, x), weighted.sum(0)
+    highest = -low if below else torch.full_like(low, torch.inf)
+    scale, minimum, _ = _line(w, wx, sums[:, :-1], highest)
+    torch.sub(shifted, minimum, out=codes).mul_(inverse(scale)).round_().clamp_(0, top)
+    moments(codes, weighted, weight, product, sums[:, -1])
+    scale, minimum, found = _line(w, wx, sums, highest)
+    return torch.where(found, scale, (high - low) / top), low + torch.where(found, minimum, 0.0)
+
+
+def _line(w: Tensor, wx: Tensor, sums: Tensor, highest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale and minimum <= highest of the best candidate, and where there is one. w, wx [groups]; sums [3, candidates, groups]: see `moments`."""
     wl, wll, wxl = sums.unbind(0)
     determinant = w * wll - wl * wl
-    scale, minimum = (w * wxl - wx * wl) / determinant, (wll * wx - wl * wxl) / determinant
-    above = minimum > 0
-    scale, minimum = torch.where(above, wxl / wll, scale), minimum.clamp_(max=0)
+    minimum = torch.minimum((wll * wx - wl * wxl) / determinant, highest)
+    scale = (wxl - minimum * wl) / wll
     error = scale * (scale * wll + 2 * (minimum * wl - wxl)) + minimum * (minimum * w - 2 * wx)
-    error = torch.where((determinant > 0) & (scale > 0), error, torch.inf)
-    least, best = error.min(0, keepdim=True)
-    found = torch.isfinite(least[0])
-    return torch.where(found, scale.gather(0, best)[0], (high - low) / top), torch.where(found, minimum.gather(0, best)[0], low)
+    least, best = torch.where((determinant > 0) & (scale > 0), error, torch.inf).min(0, keepdim=True)
+    return scale.gather(0, best)[0], minimum.gather(0, best)[0], torch.isfinite(least[0])
 
 
 def moments(codes: Tensor, weighted: Tensor, weight: Tensor | None, product: Tensor, out: Tensor) -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -63,6 +62,8 @@ class Quantized:
 
 def library() -> Path:
     """The shared library of the xllamacpp wheel; skips the test where it is not installed."""
+    import pytest
+
     spec = importlib.util.find_spec("xllamacpp")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("xllamacpp is not installed")
@@ -74,10 +75,10 @@ def quantize(jobs: Sequence[Job], repeats: int = 1) -> list[Quantized]:
     return _run(jobs, [None] * len(jobs), repeats)
 
 
-def dequantize(data: Bytes, format: str, cols: int) -> Floats:
-    """What ggml reads in bytes that somebody else wrote. data [rows, row bytes] -> [rows, cols]."""
-    (result,) = _run([Job(np.zeros((len(data), cols), np.float32), format)], [data], 1)
-    return result.values
+def dequantize(data: Sequence[Bytes], formats: Sequence[str], cols: int) -> list[Floats]:
+    """What ggml reads in bytes that somebody else wrote, in one child process. data [rows, row bytes] each -> [rows, cols] each."""
+    jobs = [Job(np.zeros((len(rows), cols), np.float32), format) for rows, format in zip(data, formats, strict=True)]
+    return [result.values for result in _run(jobs, data, 1)]
 
 
 def _run(jobs: Sequence[Job], written: Sequence[Bytes | None], repeats: int) -> list[Quantized]:

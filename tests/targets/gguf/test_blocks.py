@@ -1,4 +1,4 @@
-"""Block formats against ggml: the bytes where they are its own, the error where we choose the scales."""
+"""Block formats: ggml's bytes and its reading of ours, rounding on a grid, chunks, threads, and matrices that are refused."""
 
 from __future__ import annotations
 
@@ -6,43 +6,175 @@ import numpy as np
 import pytest
 import torch
 
-from edgecc.targets.gguf.blocks import FORMATS, decode, encode, fit
-from tests.targets.gguf.ggml_host import TYPES, Job, dequantize, quantize
+from edgecc.errors import UsageError
+from edgecc.targets.gguf.blocks import FORMATS, Grid, decode, encode, fit
+from tests.targets.gguf.ggml_host import TYPES, Job, Quantized, dequantize, quantize
 
 GROUPED = [name for name in FORMATS if FORMATS[name].group]
 SAME_BYTES = ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"]
+MINIMA = [name for name in GROUPED if FORMATS[name].minimum]
 
 
-def _gaussian(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
+def _gaussian(rows: int, cols: int = 256, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
 
 
-def test_sizes_and_codes_are_those_of_ggml():
-    assert {name: (f.code, f.block, f.size) for name, f in FORMATS.items() if name != "f32"} == {
-        name: (code, block, size) for name, (code, _, block, size) in TYPES.items()
+def _matrices() -> dict[str, torch.Tensor]:
+    """Matrices at which the definitions of rounding differ, all [rows, 256]."""
+    generator = torch.Generator().manual_seed(1)
+    halves = torch.randint(-254, 255, (8, 256), generator=generator) / 2.0
+    halves[:, 0] = 127.0
+    return {
+        "gaussian of many sizes": torch.cat([_gaussian(4, seed=seed) * 10.0 ** (2 * seed - 30) for seed in range(18)]),
+        "zeros": torch.zeros(2, 256),
+        "constant": torch.tensor([[0.37], [-0.37]]).expand(2, 256),
+        "one among zeros": 3 * torch.eye(256)[[0, 31, 200]],
+        "as many above as below": torch.tensor([[1.0, -1.0] * 128, [-1.0, 1.0] * 128]) * torch.tensor([[0.3], [0.7]]),
+        "half steps of q8_0": halves,
+        "all above zero": torch.rand(2, 256, generator=generator) + 1,
+        "all below zero": -torch.rand(2, 256, generator=generator) - 1,
+        "one row": _gaussian(1),
     }
 
 
-@pytest.mark.parametrize("name", GROUPED)
-def test_ggml_reads_what_decode_reads(name):
-    values = _gaussian(3, 512)
-    data = encode(values, name)
-    assert np.array_equal(dequantize(data.numpy(), name, 512), decode(data, name, 512).numpy())
+@pytest.fixture(scope="module")
+def theirs() -> dict[tuple[str, str], Quantized]:
+    cases = [(matrix, name) for matrix in _matrices() for name in SAME_BYTES]
+    return dict(zip(cases, quantize([Job(_matrices()[matrix].numpy(), name) for matrix, name in cases]), strict=True))
+
+
+@pytest.fixture(scope="module")
+def read_by_ggml() -> dict[str, np.ndarray]:
+    written = [encode(_gaussian(3, 512), name).numpy() for name in GROUPED]
+    return dict(zip(GROUPED, dequantize(written, GROUPED, 512), strict=True))
+
+
+def test_sizes_and_codes_are_those_of_ggml():
+    ours = {name: (f.code, f.block, f.size) for name, f in FORMATS.items() if name != "f32"}
+    assert ours == {name: (code, block, size) for name, (code, _, block, size) in TYPES.items()}
+    assert FORMATS["q4_k"].bits == 4.5 and FORMATS["q6_k"].bits == 6.5625
 
 
 @pytest.mark.parametrize("name", SAME_BYTES)
-def test_bytes_are_ggmls_own(name):
-    values = torch.cat([_gaussian(16, 256, seed) * 10.0 ** (seed - 4) for seed in range(7)])
-    (theirs,) = quantize([Job(values.numpy(), name)])
-    assert np.array_equal(encode(values, name).numpy(), theirs.data)
+@pytest.mark.parametrize("matrix", _matrices())
+def test_bytes_are_ggmls_own(name, matrix, theirs):
+    assert np.array_equal(encode(_matrices()[matrix], name).numpy(), theirs[matrix, name].data)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_decode_reads_what_ggml_reads(name, read_by_ggml):
+    data = encode(_gaussian(3, 512), name)
+    assert np.array_equal(decode(data, name, 512).numpy(), read_by_ggml[name])
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_encoding_what_was_decoded_gives_the_same_numbers_on_its_grid(name):
+    values = _gaussian(4)
+    grid = fit(values, name)
+    rounded, codes = grid.nearest(values, 0)
+    again, same = grid.nearest(rounded, 0)
+    assert torch.equal(again, rounded) and torch.equal(codes, same)
 
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_columns_in_turn_round_as_the_whole_does(name):
-    values = _gaussian(4, 256)
+    values = _gaussian(4)
     grid = fit(values, name)
     rounded, codes = grid.nearest(values, 0)
-    single = [grid.nearest(values[:, column : column + 1], column) for column in range(256)]
-    assert torch.equal(torch.cat([value for value, _ in single], dim=1), rounded)
-    assert torch.equal(torch.cat([code for _, code in single], dim=1), codes)
-    assert np.array_equal(dequantize(grid.pack(codes).numpy(), name, 256), rounded.numpy())
+    for width in (1, 3, 48):  # within a group; across two; whole groups and a half, or three
+        parts = [grid.nearest(values[:, start : start + width], start) for start in range(0, 256, width)]
+        assert torch.equal(torch.cat([value for value, _ in parts], dim=1), rounded)
+        assert torch.equal(torch.cat([code for _, code in parts], dim=1), codes)
+    assert torch.equal(decode(grid.pack(codes), name, 256), rounded)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_no_number_of_the_grid_is_nearer(name):
+    values = _gaussian(2)
+    grid = fit(values, name)
+    rounded, _ = grid.nearest(values, 0)
+    levels = torch.stack(
+        [grid.values(torch.full((2, 256), code, dtype=torch.int8)) for code in range(grid.format.low, grid.format.high + 1)]
+    )
+    # 1e-6: where two numbers are equally near, the scaled value may round to either.
+    assert ((values - rounded).abs() <= (levels - values).abs().amin(0) + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPED if FORMATS[name].scale_bits or FORMATS[name].codebook])
+def test_encode_is_the_nearest_of_the_fitted_grid(name):
+    values, importance = _gaussian(3), torch.rand(256, generator=torch.Generator().manual_seed(2)) + 0.1
+    for weight in (None, importance):
+        grid = fit(values, name, weight)
+        assert torch.equal(encode(values, name, weight), grid.pack(grid.nearest(values, 0)[1]))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_encode_alike_alone_and_together_in_half_precision_and_with_threads(name):
+    values = _gaussian(160, 1024).half()
+    whole = encode(values, name)
+    alone = [encode(values[row : row + 1].float(), name) for row in (0, 127, 128, 159)]
+    assert torch.equal(torch.cat(alone), whole[[0, 127, 128, 159]])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(encode(values, name), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("matrix", _matrices())
+def test_every_grid_is_finite(name, matrix):
+    values = _matrices()[matrix]
+    for importance in (None, torch.arange(256.0)):
+        grid: Grid = fit(values, name, importance)
+        assert torch.isfinite(grid.nearest(values, 0)[0]).all()
+        assert torch.isfinite(decode(encode(values, name, importance), name, 256)).all()
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_zeros_stay_zeros(name):
+    assert not decode(encode(torch.zeros(2, 256), name), name, 256).any()
+    assert not fit(torch.zeros(2, 256), name).nearest(torch.zeros(2, 256), 0)[0].any()
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "f32"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_refused_with_its_row(name, wrong):
+    values = _gaussian(300, 512)
+    values[271, 77] = wrong
+    with pytest.raises(UsageError, match="row 271"):
+        encode(values, name)
+    if FORMATS[name].group:
+        with pytest.raises(UsageError, match="row 271"):
+            fit(values, name, torch.ones(512))
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("f32", "bf16")])
+@pytest.mark.parametrize("size", [1e10, 3e38])
+def test_a_weight_too_large_for_the_scale_is_refused_where_ggml_writes_infinity(name, size):
+    values = _gaussian(3) / 6
+    values[1, :40] *= size
+    with pytest.raises(UsageError, match=f"row 1.*{name}"):
+        encode(values, name)
+
+
+def test_an_importance_below_zero_is_refused_with_its_column():
+    importance = torch.ones(256)
+    importance[17] = -1
+    with pytest.raises(UsageError, match="column 17"):
+        encode(_gaussian(2), "q4_k", importance)
+
+
+@pytest.mark.parametrize("name", MINIMA)
+def test_columns_of_no_importance_do_not_matter(name):
+    importance = torch.ones(256)
+    importance[::2] = 0
+    values = _gaussian(8)
+    error = (fit(values, name, importance).nearest(values, 0)[0] - values).square().mean(0)
+    assert error[1::2].sum() < error[::2].sum()
+
+
+def test_an_importance_of_zeros_is_none():
+    values = _gaussian(2)
+    assert torch.equal(fit(values, "q4_k", torch.zeros(256)).scale, fit(values, "q4_k").scale)
