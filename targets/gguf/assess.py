@@ -39,11 +39,11 @@ def assess(
     facts = manifest["facts"]["gguf"]
     file = directory / str(manifest["deployable"])
     names = [spec["name"] for spec in manifest["inputs"]]
-    ids = names.index(facts["ids"])
+    ids, mask = names.index(facts["ids"]), names.index(facts["mask"]) if facts["mask"] else None
     notes = accept(check_vocabulary(file, tokenizer), tokenizer) if tokenizer is not None else ()
     with LlamaCpp(file, threads=int(manifest["facts"]["threads"])) as llama:
         if facts["kind"] == "encoder":
-            return {**_embeddings(llama, original, chain(samples, text or ()), ids).as_dict(), "tokenizer": list(notes)}
+            return {**_embeddings(llama, original, chain(samples, text or ()), ids, mask).as_dict(), "tokenizer": list(notes)}
         found: dict[str, Any] = {"random": _logits(llama, original, samples, ids).as_dict(), "tokenizer": list(notes)}
         windows = None if text is None else list(text)
         if windows:
@@ -61,13 +61,15 @@ def _logits(llama: LlamaCpp, original: Original, samples: Iterable[Sample], ids:
     return total
 
 
-def _embeddings(llama: LlamaCpp, original: Original, samples: Iterable[Sample], ids: int) -> EmbeddingDistance:
-    """Of tokens where the model gives an embedding for each, and of their means over a sentence."""
+def _embeddings(llama: LlamaCpp, original: Original, samples: Iterable[Sample], ids: int, mask: int | None) -> EmbeddingDistance:
+    """Of the means of tokens over a sentence, without those that the mask hides, which stand at its end."""
     wanted, found = [], []
     for sample in samples:
-        for row, want in zip(np.atleast_2d(sample[ids].numpy()), _rows(original(*sample)[0]), strict=True):
-            wanted.append(want.mean(0))
-            found.append(llama.embeddings(row).mean(0))
+        tokens = np.atleast_2d(sample[ids].numpy())
+        seen = np.ones_like(tokens) if mask is None else np.atleast_2d(sample[mask].numpy() != 0)
+        for row, want, count in zip(tokens, _rows(original(*sample)[0]), seen.sum(-1), strict=True):
+            wanted.append(want[:count].mean(0))
+            found.append(llama.embeddings(row[:count]).mean(0))
     return compare_embeddings(np.stack(wanted), np.stack(found))
 
 

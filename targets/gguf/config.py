@@ -10,7 +10,7 @@ from typing import Any
 
 from edgecc.errors import UsageError
 from edgecc.targets.gguf.architectures.choose import geometric
-from edgecc.targets.gguf.recognition.description import LanguageModel
+from edgecc.targets.gguf.recognition.description import Attention, LanguageModel
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 #: Names that families of models have for one number.
@@ -36,14 +36,19 @@ class Config:
     values: Mapping[str, Any]
     pooling: str = "none"
 
-    def context(self) -> int:
-        """How many tokens the model was made for, 0 where that is not known; no more than a sliding window, which a graph of fewer
-        tokens does not show.
+    def context(self) -> tuple[int, str]:
+        """How many tokens the model was made for and the key that says so, 0 where none does; no more than a sliding window, which a
+        graph of fewer tokens does not show.
         """
-        known = next((int(self.values[name]) for name in _CONTEXT if isinstance(self.values.get(name), int)), 0)
-        window = self.values.get("sliding_window")
-        used = isinstance(window, int) and self.values.get("use_sliding_window", True)
-        return min(known or window, window) if used and isinstance(window, int) else known
+        names = [*_CONTEXT, *(["sliding_window"] if self.values.get("use_sliding_window", True) else [])]
+        found = {name: self.values[name] for name in names if _is_count(self.values.get(name))}
+        window = found.pop("sliding_window", 0)
+        known, key = next(((int(value), name) for name, value in found.items()), (0, ""))
+        return (window, "sliding_window") if window and (not known or window < known) else (known, key)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def read_config(directory: Path | None) -> Config:
@@ -77,12 +82,12 @@ def check_config(model: LanguageModel, config: Config) -> list[str]:
     """What the model has less of than its configuration says, as after pruning. Raises UsageError for any other contradiction."""
     wrong: list[str] = []
     pruned: list[str] = []
-    for name, key, stated, found in _compared(model, config.values):
-        same = abs(stated - found) <= 1e-4 * abs(stated) if isinstance(found, float) else stated == found
-        if same:
+    for name, stated, found in _compared(model, config.values):
+        if any(_same(value, found) for value in stated.values()):
             continue
-        line = f"{key} is {stated:g}, the graph has {found:g}"
-        (pruned if name in _PRUNED and found < stated else wrong).append(line)
+        key, value = next(iter(stated.items()))
+        line = f"{key} is {value:.9g}, the graph has {found:.9g}"
+        (pruned if name in _PRUNED and found < value else wrong).append(line)
     if wrong:
         raise UsageError(
             f"{config.path} contradicts the model: {'; '.join(wrong)}", hint="give the configuration that belongs to the weights"
@@ -90,15 +95,18 @@ def check_config(model: LanguageModel, config: Config) -> list[str]:
     return pruned
 
 
-def _compared(model: LanguageModel, values: Mapping[str, Any]) -> Iterator[tuple[str, str, float, float]]:
+def _same(stated: float, found: float) -> bool:
+    return abs(stated - found) <= 1e-4 * abs(stated) if isinstance(found, float) else stated == found
+
+
+def _compared(model: LanguageModel, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float], float]]:
+    """What is compared, the keys that state it with their numbers, and what the graph has. One of several keys may be of another part
+    of the model, as an epsilon is.
+    """
     attention = next(layer.attention for layer in model.layers if layer.attention is not None)
     networks = [layer.feed_forward for layer in model.layers if layer.feed_forward is not None]
     first = model.layers[0]
     norm = first.before_attention or first.after_attention
-    rope = attention.rope
-    series = geometric(rope.frequencies) if rope is not None and len(rope.frequencies) > 1 else None
-    nested = values.get("rope_parameters") if isinstance(values.get("rope_parameters"), dict) else {}
-    plain = (nested or values.get("rope_scaling") or {}).get("rope_type", "default") in ("default", "linear")
     found: dict[str, float | None] = {
         "layers": len(model.layers),
         "width": model.width,
@@ -107,10 +115,26 @@ def _compared(model: LanguageModel, values: Mapping[str, Any]) -> Iterator[tuple
         "network": networks[0].up.shape[0] if networks else None,
         "vocabulary": model.vocabulary,
         "eps": norm.eps if norm else None,
-        "base": series[0] if series and plain else None,
+        "base": _base(attention, values),
     }
-    stated = {**values, **({"rope_theta": nested["rope_theta"]} if nested and "rope_theta" in nested else {})}
+    nested = _object_at(values, "rope_parameters")
+    given = {**values, **{key: nested[key] for key in _NAMES["base"] if key in nested}}
     for name, number in found.items():
-        key = next((k for k in _NAMES[name] if isinstance(stated.get(k), int | float)), None)
-        if key is not None and number is not None:
-            yield name, key, stated[key], number
+        stated = {k: given[k] for k in _NAMES[name] if isinstance(given.get(k), int | float) and not isinstance(given[k], bool)}
+        if stated and number is not None:
+            yield name, stated, number
+
+
+def _base(attention: Attention, values: Mapping[str, Any]) -> float | None:
+    """Of the rotary frequencies, None where they are none of a base alone, or the configuration scales them."""
+    rope = attention.rope
+    scaling = {**_object_at(values, "rope_scaling"), **_object_at(values, "rope_parameters")}
+    if rope is None or len(rope.frequencies) < 2 or scaling.get("rope_type", scaling.get("type", "default")) not in ("default", "linear"):
+        return None
+    series = geometric(rope.frequencies)
+    return series[0] if series else None
+
+
+def _object_at(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, dict) else {}

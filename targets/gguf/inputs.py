@@ -10,6 +10,7 @@ from torch import fx
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import Sample
 from edgecc.targets.gguf.recognition.embeddings import input_of, open_program
+from edgecc.targets.gguf.recognition.reading import UnrecognizedError
 
 aten = torch.ops.aten
 _TYPES = 16  # rows of a table of token types, at most
@@ -36,8 +37,14 @@ def roles(program: Program) -> Mapping[str, str]:
 
 
 def admissible(program: Program, sample: Sample) -> Sample:
-    """The sample with what llama.cpp gives to every sequence: a mask of ones, token types of 0, positions from 0."""
-    meant = roles(program)
+    """The sample with what llama.cpp gives to every sequence: a mask of ones, token types of 0, positions from 0.
+
+    As it is where no input holds tokens: `lower` refuses such a program.
+    """
+    try:
+        meant = roles(program)
+    except UnrecognizedError:
+        return sample
     made = []
     for value, spec in zip(sample, program.signature.inputs, strict=True):
         role = meant[spec.name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecc.errors import UnsupportedError
+from edgecc.errors import UnsupportedError, UsageError
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import PassContext
 from edgecc.pipeline.numerics import compare
@@ -90,7 +90,9 @@ def make_plan(program: Program, request: Request, context: PassContext) -> Plan:
     model, choice = recognize(program, request.allow_approximate, context)
     config = read_config(request.directory)
     notes = [f"smaller than {config.path} says, as after pruning: {line}" for line in check_config(model, config)]
-    length, why = _context(model, request.context, config.context(), program)
+    stated, key = config.context()
+    length, why = _context(model, request.context, stated, program)
+    _check_length(program, length, f"--context says {length}" if request.context else f"{config.path} says {length} ({key})")
     notes += [why] if why else []
     vocabulary = _vocabulary(request, choice.architecture.name, model.vocabulary)
     notes += vocabulary.notes
@@ -156,6 +158,18 @@ def _context(model: LanguageModel, asked: int, configured: int, program: Program
         return asked or configured, ""
     length = max([d.upper or 0 for d in program.signature.dims] + [e.shape[-1] for e in program.examples if e.dim()])
     return length, f"the context length is {length}, that of the inputs: --context N says what the model was trained for"
+
+
+def _check_length(program: Program, length: int, who: str) -> None:
+    """Raises UsageError where the inputs have more tokens than the file will take."""
+    uppers = {d.name: d.upper or 0 for d in program.signature.dims}
+    given = [uppers.get(str(size), size) for spec in program.signature.inputs for size in spec.shape[-1:]]
+    longest = max([int(size) for size in given if isinstance(size, int)], default=0)
+    if longest > length:
+        raise UsageError(
+            f"the inputs have up to {longest} tokens, more than the model takes: {who}",
+            hint=f"--input 'NAME:i64[1,{length}]' for each input, or --context {longest}",
+        )
 
 
 def _vocabulary(request: Request, architecture: str, rows: int) -> Vocabulary:
