@@ -1,8 +1,7 @@
 """compensate-rounding: round the weights of a layer one column after another, and let the next ones make up for the error.
 
-With H = X X^T of the layer's inputs, column j is rounded and the columns after it move by -(w_j - q_j) / C_jj C_j,j+1.., C the
-upper Cholesky factor of H^-1. Frantar et al. 2023 (GPTQ), section 3, equation 2 and algorithm 1. The weights that come out stand
-on the grid of their fake-quant node.
+Frantar et al. 2022 (GPTQ), as `edgecc.quantization.columns` has it. The weights that come out stand on the grid of their
+fake-quant node.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from edgecc.pipeline.context import PassContext
 from edgecc.quantization import fake_quant
 from edgecc.quantization import operators as ops
 from edgecc.quantization.affine import dequantize, quantize
+from edgecc.quantization.columns import damped, inverse_factor, round_columns
 from edgecc.quantization.fake_quant import Weight
 from edgecc.quantization.statistics import second_moments
-
-_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -100,26 +98,8 @@ def _round(
     rows: torch.Tensor, moment: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, limits: tuple[int, int], damping: float
 ) -> torch.Tensor:
     """rows [n, k] f64 to numbers on the grid."""
-    factor = _inverse_factor(moment, damping)
-    work, out = rows.clone(), torch.empty_like(rows)
-    width = rows.shape[1]
-    for start in range(0, width, _BLOCK):
-        stop = min(start + _BLOCK, width)
-        errors = torch.zeros(len(rows), stop - start, dtype=torch.float64)
-        for j in range(start, stop):
-            out[:, j] = dequantize(quantize(work[:, j], scale[:, j], zero_point[:, j], limits), scale[:, j], zero_point[:, j])
-            error = (work[:, j] - out[:, j]) / factor[j, j]
-            work[:, j:stop] -= error[:, None] * factor[j, j:stop]
-            errors[:, j - start] = error
-        work[:, stop:] -= errors @ factor[start:stop, stop:]
-    return out
 
+    def nearest(j: int, column: torch.Tensor) -> torch.Tensor:
+        return dequantize(quantize(column, scale[:, j], zero_point[:, j], limits), scale[:, j], zero_point[:, j])
 
-def _inverse_factor(moment: torch.Tensor, damping: float) -> torch.Tensor:
-    """Upper Cholesky factor of the inverse of the damped moments [k, k]; inputs that are always 0 count as independent."""
-    damped = moment.clone()
-    diagonal = damped.diagonal()
-    diagonal[diagonal == 0] = 1.0
-    diagonal += damping * diagonal.mean()
-    found: torch.Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
-    return found
+    return round_columns(rows.T.contiguous(), inverse_factor(damped(moment, damping)), nearest).T
