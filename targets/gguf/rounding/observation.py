@@ -1,0 +1,106 @@
+"""Moments of the inputs of linear layers over calibration data, gathered layer by layer while the layers are rounded.
+
+All samples go through the graph together, one node after another: alive at a time are the activations of a few nodes and the
+moments of one input. A layer that was rounded is run with its rounded weight, so that the moments of later layers are those of the
+model that is being written (Frantar et al. 2022, section 3.1); beside it goes the model as it was, to know the drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from edgecc.errors import UsageError
+from edgecc.ir.program import Program
+from edgecc.pipeline.context import Sample
+from edgecc.quantization.ranges import check_finite
+from edgecc.targets.gguf.rounding.linear import Linear, linear
+from edgecc.targets.gguf.rounding.moments import Moments
+from edgecc.targets.gguf.rounding.replay import Replay, Values
+
+Read = Callable[[], torch.Tensor]
+
+
+@dataclass
+class Step:
+    """One input and the linear calls that read it, none of which has run yet."""
+
+    nodes: tuple[fx.Node, ...]
+    moments: Moments
+    _replaced: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+
+    def replace(self, node: fx.Node, weight: torch.Tensor) -> None:
+        """Let later layers see what `node`, one of `nodes`, computes with this weight [out, in] instead of its own."""
+        assert node in self.nodes, (node, self.nodes)
+        self._replaced[node] = weight
+
+
+def observe(
+    program: Program,
+    samples: Iterable[Sample],
+    layers: Iterable[fx.Node],
+    *,
+    masks: Sequence[torch.Tensor] | None = None,
+    rounded: Mapping[fx.Node, Read] | None = None,
+    products: bool = True,
+) -> Iterator[Step]:
+    """A step for each input of `layers`, calls that `linear` knows, in the order of the graph; each step is over when the next is asked for.
+
+    `masks`: for each sample which of its tokens count, bool; an input of as many vectors leaves the others out. `rounded`: what weight
+    nodes that are no layer's, such as an embedding, stand for in the file; read at each use. `products=False`: squares alone, for an
+    importance. Raises UsageError where there is no sample, and where a value is not finite.
+    """
+    found = {node: _known(node) for node in layers}
+    replay = Replay(program, [list(sample) for sample in samples], found, rounded or {}, compare=products)
+    if not replay.runs:
+        raise UsageError("the calibration set is empty", hint="give at least one text; some 10,000 tokens are usual")
+    groups: dict[fx.Node, list[fx.Node]] = {}
+    for node in replay.order:
+        if node in found:
+            groups.setdefault(found[node].source, []).append(node)
+    for node in replay.order:
+        nodes = groups.pop(found[node].source, None) if node in found else None
+        if nodes:
+            step = Step(tuple(nodes), _moments(found[node].x, replay, masks, products))
+            yield step
+            replay.replaced.update(step._replaced)
+            del step
+        replay.run(node)
+        if not groups:
+            return
+
+
+def _known(node: fx.Node) -> Linear:
+    found = linear(node)
+    assert found is not None, node.format_node()
+    return found
+
+
+def _moments(x: fx.Node, replay: Replay, masks: Sequence[torch.Tensor] | None, products: bool) -> Moments:
+    count = 0
+    squares = product = drift = torch.zeros(0)
+    for index, values in enumerate(replay.runs):
+        rows = _rows(x, values, masks, index)
+        if not index:
+            width = rows.shape[1]
+            squares = torch.zeros(width, dtype=torch.float64)
+            product, drift = (torch.zeros(width, width) for _ in range(2)) if products else (product, drift)
+        count += len(rows)
+        squares += rows.double().square().sum(0)
+        if products:
+            product.addmm_(rows.T, rows)
+            drift.addmm_((_rows(x, replay.plain[index], masks, index) - rows).T, rows)
+    return Moments(count, squares, *((product, drift) if products else ()))
+
+
+def _rows(x: fx.Node, values: Values, masks: Sequence[torch.Tensor] | None, index: int) -> torch.Tensor:
+    """The vectors that count [n, in] f32."""
+    value: torch.Tensor = values[x]
+    check_finite(x, value)
+    rows = value.reshape(-1, value.shape[-1]).float()
+    if masks is None or masks[index].numel() != len(rows):
+        return rows
+    return rows[masks[index].reshape(-1)]
