@@ -27,6 +27,7 @@ def main() -> None:
     benches: dict[str, Callable[[argparse.Namespace], None]] = {
         "arm": arm,
         "compile": lambda _: compile_time(),
+        "gguf-blocks": lambda _: gguf_blocks(),
         "gguf-convert": lambda _: gguf_convert(),
         "graph": lambda _: graph(),
         "integers": integers,
@@ -114,6 +115,11 @@ def training(args: argparse.Namespace) -> None:
     from benchmarks import training
 
     training.table(args.epochs)
+
+
+def gguf_blocks() -> None:
+    """Throughput and error of the encoders of GGUF's block formats on one core, ours beside ggml's, and how two workers scale."""
+    measure(["-m", "tools.benchmarks.gguf_blocks"])
 
 
 def gguf_convert() -> None:

@@ -21,9 +21,10 @@ def _even(first: float, last: float, count: int) -> tuple[float, ...]:
     return tuple(first + (last - first) * step / (count - 1) for step in range(count))
 
 
-# How many steps more than the format has the range of a group is spread over, in each try. Fewer steps than there are
-# cut off the outermost values: worth it for a few of many groups, and more often where steps are small.
-STRETCHES: dict[str, Sequence[float]] = {
+# In each try the range of a group is spread over so many steps more than the format has, or its value of largest
+# magnitude put so far below the lowest number that a code can mean. Negative ones cut off the outermost values, which
+# pays for a few groups of many; the smaller the steps of a format, the further. Found on gaussian weights and MiniLM.
+_STRETCHES: dict[str, Sequence[float]] = {
     "q4_0": _even(-1.5, 1.5, 9),
     "q5_0": _even(-2, 1, 9),
     "q4_1": _even(-2, 1, 10),
@@ -46,11 +47,11 @@ def fit_rows(values: Tensor, format: Format, importance: Tensor | None) -> Store
         return Stored((x.abs().amax(0) / format.high).half()).shaped(rows)
     weight = None if importance is None else importance.view(-1, format.group).t()[:, None].expand(-1, rows, -1).reshape(x.shape)
     if format.minimum:
-        scale, minimum = search.affine(x, weight, format.high, STRETCHES[format.name], below=format.scale_bits > 0)
+        scale, minimum = search.affine(x, weight, format.high, _STRETCHES[format.name], below=format.scale_bits > 0)
         stored = superblocks.above(x, weight, scale, minimum, format) if format.scale_bits else Stored(scale.half(), minimum.half())
     else:
         lowest = format.codebook[0] if format.codebook else format.low
-        scale = search.symmetric(x, weight, _nearest(format), [lowest - stretch for stretch in STRETCHES[format.name]])
+        scale = search.symmetric(x, weight, _nearest(format), [lowest - stretch for stretch in _STRETCHES[format.name]])
         stored = superblocks.signed(scale, format) if format.scale_bits else Stored(scale.half())
     return stored.shaped(rows)
 

@@ -42,6 +42,7 @@ def _first_extreme(blocks: Tensor) -> Tensor:
     (tied,) = torch.nonzero((high == -low)[:, 0], as_tuple=True)
     if len(tied):
         among = blocks[tied]
-        first = (among.abs() == high[tied]).to(torch.uint8).argmax(1, keepdim=True)
+        earlier = torch.arange(blocks.shape[1], 0, -1)
+        first = ((among.abs() == high[tied]) * earlier).argmax(1, keepdim=True)
         found[tied] = among.gather(1, first)
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -109,17 +111,32 @@ def test_encode_is_the_nearest_of_the_fitted_grid(name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_rows_encode_alike_alone_and_together_in_half_precision_and_with_threads(name):
-    values = _gaussian(160, 1024).half()
-    whole = encode(values, name)
-    alone = [encode(values[row : row + 1].float(), name) for row in (0, 127, 128, 159)]
-    assert torch.equal(torch.cat(alone), whole[[0, 127, 128, 159]])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+def test_rows_encode_alike_alone_and_together_and_in_half_precision(name):
+    values = _gaussian(34, 4096).half()  # more than a chunk, which ends after row 31
+    alone = [encode(values[row : row + 1].float(), name) for row in (0, 31, 32, 33)]
+    assert torch.equal(torch.cat(alone), encode(values, name)[[0, 31, 32, 33]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_threads_do_not_change_a_byte(name):
+    values, importance = _gaussian(40, 4096), torch.rand(4096, generator=torch.Generator().manual_seed(3)) + 0.1
+    threads, found = torch.get_num_threads(), []
     try:
-        assert torch.equal(encode(values, name), whole)
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append((encode(values, name), encode(values, name, importance)))
     finally:
         torch.set_num_threads(threads)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["q8_0", "q4_k", "q6_k"])
+def test_a_pool_of_threads_writes_the_same_bytes(name):
+    strips = _gaussian(128, 4096).split(32)
+    with ThreadPoolExecutor(2) as pool:
+        assert torch.equal(torch.cat(list(pool.map(lambda strip: encode(strip, name), strips))), encode(torch.cat(strips), name))
 
 
 @pytest.mark.parametrize("name", GROUPED)
