@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecc import artifact
-from edgecc.cli import debugging, settings, summary
+from edgecc.cli import debugging, language_model, settings, summary
 from edgecc.cli.command import Answer, Command, Document
 from edgecc.cli.session import Session
 from edgecc.cli.terminal import Terminal
@@ -204,7 +204,9 @@ def show(document: Document, terminal: Terminal) -> None:
     summary.show_quantization(document["quantization"], terminal)
     summary.show_training(document["training"], terminal)
     summary.show_evaluation(document["evaluation"], terminal)
+    language_model.show(document["facts"].get("gguf"), terminal)
     summary.show_checks((document["verify"] or {}).get("runtimes", ()), terminal)
+    language_model.show_assessment((document["verify"] or {}).get("language_model"), terminal)
     summary.show_agreement((document["verify"] or {}).get("quantized"), terminal)
     summary.show_speedup(document["speedup"], terminal)
     if document["verdict"]:

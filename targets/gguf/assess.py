@@ -40,7 +40,8 @@ def assess(
     file = directory / str(manifest["deployable"])
     names = [spec["name"] for spec in manifest["inputs"]]
     ids, mask = names.index(facts["ids"]), names.index(facts["mask"]) if facts["mask"] else None
-    notes = accept(check_vocabulary(file, tokenizer), tokenizer) if tokenizer is not None else ()
+    forced = bool(manifest["target_options"]["pre_tokenizer"])
+    notes = accept(check_vocabulary(file, tokenizer), tokenizer, refuses=not forced) if tokenizer is not None else ()
     with LlamaCpp(file, threads=int(manifest["facts"]["threads"])) as llama:
         if facts["kind"] == "encoder":
             return {**_embeddings(llama, original, chain(samples, text or ()), ids, mask).as_dict(), "tokenizer": list(notes)}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
+from torch import fx
 
 from edgecc.diagnostics import Progress
+from edgecc.ir.lazy import read
 from edgecc.ir.program import Program
-from edgecc.targets.gguf.architectures.tensors import Tensor
+from edgecc.targets.gguf.architectures.tensors import Tensor, finite, weight_of
 from edgecc.targets.gguf.blocks import encode
 from edgecc.targets.gguf.plan import Plan
+from edgecc.targets.gguf.sizes import tensor_bytes
+
+_AT_ONCE = 1 << 20  # numbers that are read at once
 
 
 def encoded(program: Program, plan: Plan, progress: Progress, threads: int = 1) -> Iterator[torch.Tensor]:
@@ -40,6 +46,36 @@ def _in_order(program: Program, plan: Plan, threads: int) -> Iterator[torch.Tens
 
 
 def encode_tensor(program: Program, plan: Plan, tensor: Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
-    """[rows, row bytes] uint8. `importance` [columns] f32: how much the error of each column matters, None for all the same."""
-    values = tensor.read(program)
-    return encode(values.reshape(-1, values.shape[-1]), plan.formats[tensor.name].format, importance)
+    """[rows, row bytes] uint8. `importance` [columns] f32: how much the error of each column matters, None for all the same.
+
+    Rows are read and encoded a few at a time, so that what is in memory of a large tensor are its bytes.
+    """
+    format_, columns = plan.formats[tensor.name].format, tensor.shape[-1]
+    data = torch.empty(math.prod(tensor.shape[:-1]), tensor_bytes((1, columns), format_), dtype=torch.uint8)
+    done = 0
+    for rows in _rows(program, tensor):
+        data[done : done + len(rows)] = encode(rows, format_, importance)
+        done += len(rows)
+    return data
+
+
+def _rows(program: Program, tensor: Tensor) -> Iterator[torch.Tensor]:
+    """The numbers of a tensor, [n, columns] f32 at a time."""
+    if tensor.stored is not None and tensor.order is None and tensor.factor is None and len(tensor.shape) > 1:
+        yield from _slices(program, tensor.stored)
+    elif tensor.pieces and not tensor.bias:
+        for piece in tensor.pieces:
+            linear = piece.linear
+            if linear.rows is None and linear.columns is None and linear.factors is None and linear.shape == (piece.rows, piece.columns):
+                yield from _slices(program, linear.weight)
+            else:
+                yield weight_of(program, piece)
+    else:
+        yield tensor.read(program).reshape(-1, tensor.shape[-1])
+
+
+def _slices(program: Program, node: fx.Node) -> Iterator[torch.Tensor]:
+    weight = program.weight(node)
+    count = max(1, _AT_ONCE // weight.shape[1])
+    for first in range(0, len(weight), count):
+        yield finite(node, read(weight[first : first + count]).float())

@@ -86,7 +86,7 @@ def table() -> None:
 
 def our_cost(model: Path, output: Path) -> Cost:
     """Of the command on a Hugging Face directory, unverified: verification runs the model, which is another cost."""
-    options = ["--target", "gguf", "--quant", MIXTURE, "--verify", "off", "--progress", "none"]
+    options = ["--target", "gguf", "--quant", MIXTURE, "--tokenizer", "none", "--verify", "off", "--cases", "0", "--progress", "none"]
     return measured([sys.executable, "-m", "edgecc", "compile", str(model), *options, "-o", str(output)])
 
 

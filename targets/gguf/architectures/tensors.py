@@ -51,7 +51,7 @@ class Tensor:
         if self.values is not None:
             return self.values
         if self.stored is not None:
-            found = _finite(self.stored, lazy.read(program.weight(self.stored)).float())
+            found = finite(self.stored, lazy.read(program.weight(self.stored)).float())
             found = found[self.order] if self.order is not None else found
             return found * self.factor if self.factor is not None else found
         parts = [bias_of(program, p) if self.bias else weight_of(program, p) for p in self.pieces]
@@ -61,7 +61,7 @@ class Tensor:
 def weight_of(program: Program, piece: Piece) -> torch.Tensor:
     """[rows, columns] f32."""
     linear = piece.linear
-    found = _finite(linear.weight, lazy.read(program.weight(linear.weight)).float())
+    found = finite(linear.weight, lazy.read(program.weight(linear.weight)).float())
     found = found[linear.rows] if linear.rows is not None else found
     found = found[:, linear.columns] if linear.columns is not None else found
     found = found * linear.factors[:, None] if linear.factors is not None else found
@@ -75,13 +75,14 @@ def bias_of(program: Program, piece: Piece) -> torch.Tensor:
     linear = piece.linear
     if linear.bias is None:
         return torch.zeros(piece.rows)
-    found = _finite(linear.bias, lazy.read(program.weight(linear.bias)).float())
+    found = finite(linear.bias, lazy.read(program.weight(linear.bias)).float())
     found = found[linear.rows] if linear.rows is not None else found
     found = found * linear.factors if linear.factors is not None else found
     return torch.nn.functional.pad(found, (0, piece.rows - len(found)))
 
 
-def _finite(node: fx.Node, values: torch.Tensor) -> torch.Tensor:
+def finite(node: fx.Node, values: torch.Tensor) -> torch.Tensor:
+    """The values of a weight node. Raises UsageError where one is not finite, with the weight's name."""
     if not bool(torch.isfinite(values).all()):
         at = tuple(int(i) for i in (~torch.isfinite(values)).nonzero()[0])
         raise UsageError(f"the weight {node.target} holds {float(values[at])} at {list(at)}", hint="train or convert the model again")
