@@ -286,7 +286,9 @@ def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report,
     tolerance, sqnr = bounds
     lines = verification.broken(report.checks, tolerance, sqnr)
     if lines:
-        raise verification.mismatch(lines, verification.locate(job.program, job.target, context.samples[0], tolerance), job.target.name)
+        sample = context.samples[0]
+        place = job.target.locate(job.program, sample) or verification.locate(job.program, job.target, sample, tolerance)
+        raise verification.mismatch(lines, place, job.target.name)
 
 
 def _compare_speed(

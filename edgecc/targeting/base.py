@@ -166,6 +166,14 @@ class Target(ABC):
         """
         return {}
 
+    def locate(self, program: Program, sample: Sample) -> str:
+        """Where the runtime begins to differ from `program`, which was lowered, in words.
+
+        `""` lets the program be lowered once more with every value as an output; a target that cannot write such a program
+        overrides this.
+        """
+        return ""
+
     def verdict(self, facts: Mapping[str, Any], distance: Distance | None) -> str:
         """A line on what is known of the artifact and what is not, `""` where the checks say it all.
 

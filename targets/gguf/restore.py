@@ -13,13 +13,19 @@ import numpy as np
 import torch
 from torch import fx
 
+from edgecc.errors import ContractError
 from edgecc.ir.lazy import Lazy, read
 from edgecc.ir.program import Program
 from edgecc.targets.gguf.architectures.tensors import Piece, Tensor
-from edgecc.targets.gguf.blocks import decode
+from edgecc.targets.gguf.blocks import FORMATS, decode
 from edgecc.targets.gguf.plan import Plan
 from edgecc.targets.gguf.sizes import tensor_bytes
 from edgecc.targets.gguf.writer import Written
+
+#: The largest error of a weight by the bits of its format, over its magnitude: twice that of blocks with one large value each, which
+#: rounding to the nearest leaves; weights that make up for the rounding of others are a little further away.
+_EXPLAINED = {16: 0.02, 8: 0.05, 6: 0.2, 5: 0.4, 4: 0.8}
+_LEAST = 1.2  # of 2 and 3 bits: nearly all may be lost
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,21 @@ class _Restored:
         for part in self.parts:
             if part.piece is not None:
                 put_back(found, part.piece, part.values())
+        self._check(found)
         return found
+
+    def _check(self, found: torch.Tensor) -> None:
+        """Raises ContractError where the file holds something else than the weight, which no rounding explains."""
+        original = read(self.original).float()
+        error, size = float((found - original).norm()), float(original.norm())
+        limit = max(_EXPLAINED.get(int(FORMATS[part.format].bits), _LEAST) for part in self.parts)
+        if not error <= limit * size:
+            tensors = ", ".join(f"{name} ({format_})" for name, format_ in dict.fromkeys((p.tensor.name, p.format) for p in self.parts))
+            raise ContractError(
+                f"{tensors} in the file is another weight than the model's: they are {error / size if size else error:.3g} of its "
+                f"magnitude apart, rounding explains {limit:g}",
+                hint="--verify off --cases 0 keeps the file for a bug report",
+            )
 
 
 def put_back(weight: torch.Tensor, piece: Piece, values: torch.Tensor) -> None:

@@ -131,6 +131,11 @@ class Gguf(Target):
 
         return assess(directory, manifest, original, samples, text, self.tokenizer_of(source))
 
+    def locate(self, program: Program, sample: Sample) -> str:
+        from edgecc.targets.gguf.locate import locate
+
+        return locate(program, self, sample)
+
     def generate(self, directory: Path, manifest: Mapping[str, Any], request: GenerationRequest) -> Generator[Piece, None, None]:
         from edgecc.targets.gguf.runtime import hooks
 

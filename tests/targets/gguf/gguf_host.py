@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from tests.targets.gguf.decoders import DECODERS, decoder
-from tests.targets.gguf.vocabulary_host import save, train_bytes
 from tests.targets.gguf.vocabulary_host import pre_tokenizers as pre_tokenizers_by_name
+from tests.targets.gguf.vocabulary_host import save, train_bytes
 
 HERE = str(Path(__file__).resolve())
 TEXT = [f"def f{i}(x, y={i}):\n    return x + {i} * y  # the {i}th of many\n" for i in range(40)]
