@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgecc.targets.gguf.plan import Plan
 
 _PIPELINE = (
-    "normalize: decompose, canonicalize, eliminate-common-subexpressions"
+    "normalize: widen-floats, decompose, canonicalize, eliminate-common-subexpressions"
     " | fuse: fuse-layer-norm, fuse-rms-norm, fuse-gelu, fuse-silu, fuse-attention, merge-low-rank, canonicalize"
 )
 _DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool})
