@@ -17,7 +17,7 @@ from edgecc.errors import UsageError
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import Sample
 from edgecc.quantization.ranges import check_finite
-from edgecc.targets.gguf.rounding.linear import Linear, linear
+from edgecc.targets.gguf.rounding.calls import Linear, linear
 from edgecc.targets.gguf.rounding.moments import Moments
 from edgecc.targets.gguf.rounding.replay import Replay, Values
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from edgecc.ir.program import Program
-from edgecc.targets.gguf.rounding.linear import Linear
+from edgecc.targets.gguf.rounding.calls import Linear
 
 aten = torch.ops.aten
 #: Calls that show a weight in another layout. They are computed at each use: what they give may be as large as the weight.
