@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import fx
 
+from edgecc.ir.lazy import read
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import Sample
 from edgecc.targets.gguf.rounding.moments import Moments
@@ -60,12 +61,25 @@ class _Backward:
         self._program, self._value, self._output = program, value, output
         start = order.index(value) + 1
         self._before, after = order[:start], order[start:]
-        self._segments = [after[i : i + _SEGMENT] for i in range(0, len(after), _SEGMENT)]
         self._dying = last_reads(order)
         self._moving = {value}
         for node in after:
             if any(a in self._moving for a in node.all_input_nodes):
                 self._moving.add(node)
+        self._segments = self._cut(after)
+
+    def _cut(self, order: Sequence[fx.Node]) -> list[list[fx.Node]]:
+        """Segments that end where every value alive that moves is a tensor: a slope of a list of tensors is not known."""
+        segments: list[list[fx.Node]] = [[]]
+        lists: set[fx.Node] = set()
+        for node in order:
+            if len(segments[-1]) >= _SEGMENT and not lists:
+                segments.append([])
+            segments[-1].append(node)
+            if node in self._moving and isinstance(node.meta["val"], (list, tuple)):
+                lists.add(node)
+            lists.difference_update(self._dying.get(node, ()))
+        return segments
 
     def run(self, sample: Sample, logits: bool, mask: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
         """[.., width], of the shape of the value."""
@@ -84,7 +98,7 @@ class _Backward:
 
     def _back(self, segment: Sequence[fx.Node], values: Values, slopes: dict[fx.Node, torch.Tensor]) -> dict[fx.Node, torch.Tensor]:
         """The slopes of what a segment reads, from those of what it leaves."""
-        leaves = {n: v.detach().requires_grad_() for n, v in values.items() if n in self._moving and v.is_floating_point()}
+        leaves = {n: v.detach().requires_grad_() for n, v in values.items() if n in self._moving and isinstance(v, torch.Tensor)}
         values.update(leaves)
         with torch.enable_grad():
             self._forward(segment, values)
@@ -94,7 +108,7 @@ class _Backward:
 
     def _forward(self, segment: Sequence[fx.Node], values: Values) -> None:
         for node in segment:
-            weights = {a: self._program.weight(a) for a in node.all_input_nodes if a.op == "get_attr"}
+            weights = {a: read(self._program.weight(a)) for a in node.all_input_nodes if a.op == "get_attr"}
             values[node] = call(node, {**{a: values[a] for a in node.all_input_nodes if a not in weights}, **weights})
             for value in self._dying.get(node, ()):
                 values.pop(value, None)

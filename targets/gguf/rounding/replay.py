@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecc.ir.lazy import read
 from edgecc.ir.program import Program
 from edgecc.targets.gguf.rounding.calls import Linear
 
@@ -76,7 +77,7 @@ class Replay:
         if node in self._constants:
             return self._constants[node]
         if node.op == "get_attr":
-            return rounded[node]() if node in rounded else self._program.weight(node)
+            return rounded[node]() if node in rounded else read(self._program.weight(node))
         value = call(node, {a: self._constant(a, rounded) for a in node.all_input_nodes})
         if node.target not in _LAYOUTS:
             self._constants[node] = value
