@@ -23,6 +23,8 @@ def show(facts: Mapping[str, Any] | None, terminal: Terminal) -> None:
         terminal.print(f"near      {line.splitlines()[0]}")
     formats = ", ".join(f"{count} {name}" for name, count in sorted(facts["formats"].items(), key=lambda item: -item[1]))
     terminal.print(f"formats   {formats}: {facts['bits_per_weight']:.3f} bits a weight, {summary.size(facts['tensor_bytes'])}")
+    if facts.get("rounding", "none") != "none":
+        terminal.print(f"rounding  {facts['rounding']}")
     for line in _fallbacks(facts["fallbacks"]):
         terminal.print(f"fallback  {line}")
     for note in facts["notes"]:

@@ -11,11 +11,13 @@ import torch
 from torch import fx
 
 from edgecc.diagnostics import Progress
+from edgecc.errors import UsageError
 from edgecc.ir.lazy import read
 from edgecc.ir.program import Program
 from edgecc.targets.gguf.architectures.tensors import Tensor, finite, weight_of
 from edgecc.targets.gguf.blocks import encode
 from edgecc.targets.gguf.plan import Plan
+from edgecc.targets.gguf.rounding.importance import ImportanceMatrix
 from edgecc.targets.gguf.sizes import tensor_bytes
 
 _AT_ONCE = 1 << 20  # numbers that are read at once
@@ -45,6 +47,13 @@ def _in_order(program: Program, plan: Plan, threads: int) -> Iterator[torch.Tens
             yield pending.popleft().result()
 
 
+def weighed(program: Program, plan: Plan, matrix: ImportanceMatrix) -> Iterator[torch.Tensor]:
+    """The bytes of each tensor, rounded by the importance of its columns. Raises UsageError where the matrix has other columns."""
+    for tensor in plan.tensors:
+        known = matrix.importance(tensor.name, tensor.shape[-1]) if len(tensor.shape) > 1 else None
+        yield encode_tensor(program, plan, tensor, known)
+
+
 def encode_tensor(program: Program, plan: Plan, tensor: Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
     """[rows, row bytes] uint8. `importance` [columns] f32: how much the error of each column matters, None for all the same.
 
@@ -54,7 +63,10 @@ def encode_tensor(program: Program, plan: Plan, tensor: Tensor, importance: torc
     data = torch.empty(math.prod(tensor.shape[:-1]), tensor_bytes((1, columns), format_), dtype=torch.uint8)
     done = 0
     for rows in _rows(program, tensor):
-        data[done : done + len(rows)] = encode(rows, format_, importance)
+        try:
+            data[done : done + len(rows)] = encode(rows, format_, importance)
+        except UsageError as error:
+            raise UsageError(f"{tensor.name}, rows from {done} on: {error.message}", hint=error.hint) from error
         done += len(rows)
     return data
 

@@ -69,8 +69,7 @@ def _cut(program: Program, model: LanguageModel, layers: int) -> None:
         return
     stream = _stream(model, layers)
     if model.head is None:
-        output = program.graph.output_node()
-        output.args = ((stream, *output.args[0][1:]),)  # type: ignore[index]
+        program.graph.output_node().args = ((stream, *program.outputs()[1:]),)
     else:
         after = model.norm.node if model.norm is not None else model.head.call
         after.replace_input_with(after.args[0], stream)  # type: ignore[arg-type]

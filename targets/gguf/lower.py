@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import PassContext
 from edgecc.targeting.base import Lowered
-from edgecc.targets.gguf.encode import encoded
+from edgecc.targets.gguf.blocks import FORMATS
+from edgecc.targets.gguf.calibrated import calibrated, calibration
+from edgecc.targets.gguf.encode import encoded, weighed
 from edgecc.targets.gguf.inputs import roles
 from edgecc.targets.gguf.plan import Plan
 from edgecc.targets.gguf.restore import restore
+from edgecc.targets.gguf.rounding.importance import from_moments, read_importance, write_importance
 from edgecc.targets.gguf.runtime.runner import MODEL
 from edgecc.targets.gguf.writer import Planned, write
 
 if TYPE_CHECKING:
     from edgecc.targets.gguf.target import Gguf
 
+IMATRIX = "imatrix.gguf"
 #: The largest difference of logits, over their largest, that llama.cpp's arithmetic makes: activations are rounded to float16 and
 #: bfloat16 beside such weights, to blocks of 8 bits beside quantized ones, and GELU is read from a table of float16.
 _TOLERANCES = {"f32": 1e-4, "f16": 1e-2, "bf16": 5e-2}
@@ -29,8 +36,9 @@ def lower(program: Program, plan: Plan, options: Gguf, directory: Path, context:
     """Write model.gguf, or its shards. Raises UsageError for weights that are not finite."""
     keep_first_output(program, context)
     planned = [Planned(t.name, t.shape, plan.formats[t.name].format) for t in plan.tensors]
-    data = encoded(program, plan, context.progress, options.threads)
-    written = write(directory / MODEL, plan.keys, planned, data, shard_bytes=options.shard_bytes)
+    written = write(
+        directory / MODEL, plan.keys, planned, _data(program, plan, options, directory, context), shard_bytes=options.shard_bytes
+    )
     _remark(plan, context)
     restore(program, plan, written)
     program.recompile()
@@ -43,10 +51,41 @@ def lower(program: Program, plan: Plan, options: Gguf, directory: Path, context:
         "output": program.signature.outputs[0].name,
         "pooling": "none",
         "mixture": options.mixture,
+        "rounding": _rounding(plan, options, context),
         "shards": len(written.files),
     }
     first, *rest = (file.name for file in written.files)
     return Lowered(first, {"gguf": facts, "threads": options.threads}, rest, lossy=True, tolerance=tolerance(plan), min_sqnr_db=_sqnr(plan))
+
+
+def _data(program: Program, plan: Plan, options: Gguf, directory: Path, context: PassContext) -> Iterator[torch.Tensor]:
+    """The bytes of the tensors: by calibration data, by an importance matrix, or to the nearest. An importance matrix is written
+    beside the file where it was made.
+    """
+    if options.imatrix:
+        yield from weighed(program, plan, read_importance(Path(options.imatrix)))
+    elif context.calibration is None or not _blocks(plan):
+        yield from encoded(program, plan, context.progress, options.threads)
+    else:
+        by = calibration(program, plan, context.calibration, compensates=options.compensate != "none", progress=context.progress)
+        yield from calibrated(by)
+        tokens = sum(sample[0].numel() for sample in by.samples)
+        matrix = from_moments(by.seen, chunks=len(by.samples), chunk_size=tokens // max(1, len(by.samples)))
+        write_importance(directory / IMATRIX, matrix)
+
+
+def _rounding(plan: Plan, options: Gguf, context: PassContext) -> str:
+    if not _blocks(plan):
+        return "none"
+    if options.imatrix:
+        return "importance matrix"
+    if context.calibration is None:
+        return "nearest"
+    return "compensated" if options.compensate != "none" else "importance of calibration data"
+
+
+def _blocks(plan: Plan) -> bool:
+    return any(FORMATS[row.format].block > 1 for row in plan.rows())
 
 
 def tolerance(plan: Plan) -> float:

@@ -5,6 +5,7 @@ A weight is decoded where it is used, so that a program of the size of the file 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from edgecc.targets.gguf.writer import Written
 #: The largest error of a weight by the bits of its format, over its magnitude: twice that of blocks with one large value each, which
 #: rounding to the nearest leaves; weights that make up for the rounding of others are a little further away.
 _EXPLAINED = {16: 0.02, 8: 0.05, 6: 0.2, 5: 0.4, 4: 0.8}
+_VANISHING = 6e-5  # scales are float16, of which 6e-8 is the least, times codes of up to ten bits: smaller numbers become 0
 _LEAST = 1.2  # of 2 and 3 bits: nearly all may be lost
 
 
@@ -99,7 +101,7 @@ class _Restored:
         original = read(self.original).float()
         error, size = float((found - original).norm()), float(original.norm())
         limit = max(_EXPLAINED.get(int(FORMATS[part.format].bits), _LEAST) for part in self.parts)
-        if not error <= limit * size:
+        if not error <= limit * size + _VANISHING * math.sqrt(original.numel()):
             tensors = ", ".join(f"{name} ({format_})" for name, format_ in dict.fromkeys((p.tensor.name, p.format) for p in self.parts))
             raise ContractError(
                 f"{tensors} in the file is another weight than the model's: they are {error / size if size else error:.3g} of its "
