@@ -51,7 +51,8 @@ class CompileResult:
 class Job:
     """One compile: a traced program, the original model as a function of its flat inputs, and where to. `samples` are checked
     beside the seeded ones, `calibration` is what ranges come from, `evaluate` says how good a program is, `training` is what
-    quantized programs are trained on, `text` what a language model is assessed on. `directory` is the folder of the model.
+    quantized programs are trained on, `text` what a language model is assessed on. `directory` is the folder of the model,
+    `workers` how many processes may work at once.
     """
 
     program: Program
@@ -68,6 +69,7 @@ class Job:
     training: Task | None = None
     text: Iterable[Sample] | None = None
     directory: Path | None = None
+    workers: int = 1
     progress: Progress = field(default_factory=Silent)
 
 
@@ -166,6 +168,7 @@ def begin(job: Job) -> tuple[Report, PassContext, list[tuple[torch.Tensor, ...]]
         evaluate=job.evaluate,
         max_drop=limit,
         directory=job.directory,
+        workers=job.workers,
     )
     if job.training is not None:
         context.training, context.original = job.training, job.program.snapshot()

@@ -146,6 +146,7 @@ def _compile(args: argparse.Namespace, recipe: Recipe, output: Path, lowers: boo
         **settings.data(recipe, loaded.program.signature),
         training=_task(recipe, writes=not args.dry_run),
         directory=settings.directory(recipe),
+        workers=args.threads or 1,
         progress=session.terminal.progress,
     )
     report = compiler.compile_job(job).report if lowers else compiler.rewrite_job(job)

@@ -28,6 +28,7 @@ class PassContext:
     None where nobody said. `max_drop`: how much of that may be lost. `training`: an `edgecc.training.task.Task`, what to train on;
     None where there is nothing. `original`: the program before the first pass. `facts`: JSON values that passes put into the report.
     `directory`: the folder of the model, with its configuration and tokenizer, None where it came from elsewhere.
+    `workers`: processes that may work at once; no result depends on it.
     """
 
     samples: Sequence[Sample] = ()
@@ -42,6 +43,7 @@ class PassContext:
     original: Program | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     directory: Path | None = None
+    workers: int = 1
 
     @property
     def data(self) -> Iterable[Sample]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import fx
@@ -19,32 +18,20 @@ from edgecc.targets.gguf.blocks import encode
 from edgecc.targets.gguf.plan import Plan
 from edgecc.targets.gguf.rounding.importance import ImportanceMatrix
 from edgecc.targets.gguf.sizes import tensor_bytes
+from edgecc.targets.gguf.workers import in_processes
 
 _AT_ONCE = 1 << 20  # numbers that are read at once
 
 
-def encoded(program: Program, plan: Plan, progress: Progress, threads: int = 1) -> Iterator[torch.Tensor]:
-    """The bytes of each tensor, uint8, the same for any number of threads; so many tensors are in memory at once."""
+def encoded(program: Program, plan: Plan, progress: Progress, workers: int = 1) -> Iterator[torch.Tensor]:
+    """The bytes of each tensor, uint8, the same for any number of worker processes; each has one tensor in memory."""
+    work = partial(encode_tensor, program, plan)
+    made = (work(tensor) for tensor in plan.tensors) if workers < 2 else in_processes(work, plan.tensors, workers)
     layers = len(plan.model.layers)
-    for tensor, data in zip(plan.tensors, _in_order(program, plan, threads), strict=True):
+    for tensor, data in zip(plan.tensors, made, strict=True):
         if tensor.name.startswith("blk.") and tensor.name.endswith("ffn_down.weight"):
             progress.detail(f"layer {int(tensor.name.split('.')[1]) + 1} of {layers}")
         yield data
-
-
-def _in_order(program: Program, plan: Plan, threads: int) -> Iterator[torch.Tensor]:
-    if threads < 2:
-        for tensor in plan.tensors:
-            yield encode_tensor(program, plan, tensor)
-        return
-    pending: deque[Future[torch.Tensor]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for tensor in plan.tensors:
-            pending.append(pool.submit(encode_tensor, program, plan, tensor))
-            if len(pending) == threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def weighed(program: Program, plan: Plan, matrix: ImportanceMatrix) -> Iterator[torch.Tensor]:

@@ -65,7 +65,7 @@ def _data(program: Program, plan: Plan, options: Gguf, directory: Path, context:
     if options.imatrix:
         yield from weighed(program, plan, read_importance(Path(options.imatrix)))
     elif context.calibration is None or not _blocks(plan):
-        yield from encoded(program, plan, context.progress, options.threads)
+        yield from encoded(program, plan, context.progress, context.workers)
     else:
         by = calibration(program, plan, context.calibration, compensates=options.compensate != "none", progress=context.progress)
         yield from calibrated(by)
