@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,20 @@ def _model(directory: Path, name: str, config: dict[str, Any]) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         cls = getattr(transformers, name)
-        cls(cls.config_class(**config)).save_pretrained(directory)
+        save_quietly(cls(cls.config_class(**config)), directory)
+    return directory
+
+
+def save_quietly(model: Any, directory: Path, **options: Any) -> Path:
+    """Write a model of transformers without its progress bar, which is not what a test looks at."""
+    import transformers
+
+    control = transformers.utils.logging
+    control.disable_progress_bar()
+    try:
+        model.save_pretrained(directory, **options)
+    finally:
+        control.enable_progress_bar()
     return directory
 
 
@@ -91,17 +105,78 @@ def with_weights(source: Path, target: Path, change: Callable[[dict[str, torch.T
 
 def hand_written() -> Any:
     """A factory: a decoder whose names say nothing, with fused queries, keys and values."""
-    return decoder(DECODERS["fused"][0]), (torch.randint(0, 97, (1, 12), generator=torch.Generator().manual_seed(1)),)
+    return decoder(DECODERS["fused"][0]), _ids(12)
 
 
 def erf() -> Any:
     """A factory: a decoder whose activation is GELU by erf, which llama.cpp has none of."""
-    from dataclasses import replace
-
-    made = decoder(replace(DECODERS["gpt"][0], activation="gelu"))
-    return made, (torch.randint(0, 97, (1, 12), generator=torch.Generator().manual_seed(1)),)
+    return decoder(replace(DECODERS["gpt"][0], activation="gelu")), _ids(12)
 
 
 def image_model() -> Any:
     """A factory: no language model."""
     return torch.nn.Conv2d(3, 4, 3), (torch.ones(1, 3, 8, 8),)
+
+
+def compiled(model: object, output: Path, *flags: object) -> Path:
+    """Run `edgecc compile MODEL --target gguf -o OUTPUT` in this process."""
+    from edgecc.__main__ import main
+
+    words = ["compile", model, "--target", "gguf", "-o", output, "-q", "--progress", "none", *flags]
+    assert main([str(word) for word in words]) == 0
+    return output
+
+
+def report_of(directory: Path) -> Any:
+    return json.loads((directory / "report.json").read_text())
+
+
+def tokens(length: object, batch: int = 1) -> list[str]:
+    """Flags for ids and a mask of a length; `seq=2..8` is dynamic."""
+    name = str(length).partition("=")[0]
+    return ["--input", f"input_ids:i64[{batch},{length}]", "--input", f"attention_mask:i64[{batch},{name}]"]
+
+
+def stored(*files: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Format, shape in torch order and bytes of each tensor, read by the gguf package."""
+    import gguf
+
+    found = {}
+    for file in files:
+        for tensor in gguf.GGUFReader(file).tensors:
+            shape = tuple(int(n) for n in tensor.shape[::-1])
+            found[tensor.name] = tensor.tensor_type.name.lower(), shape, tensor.data.tobytes()
+    return found
+
+
+def squared_relu() -> Any:
+    """A factory: a decoder with an activation that llama.cpp has for no such model."""
+    return decoder(replace(DECODERS["rope_gelu"][0], activation="relu")), _ids(12)
+
+
+def single_token() -> Any:
+    """A factory: a decoder whose example is one token."""
+    return decoder(DECODERS["fused"][0]), _ids(1)
+
+
+def slow_to_round() -> Any:
+    """A factory: a decoder that takes some seconds to round."""
+    sizes = {"width": 512, "heads": (8,) * 4, "kv_heads": (8,) * 4, "head": 64, "ffn": (1536,) * 4}
+    return decoder(replace(DECODERS["fused"][0], **sizes)), _ids(12)  # type: ignore[arg-type]
+
+
+def windowed() -> Any:
+    """A factory: each token sees the four before it."""
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        ones = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=ones.tril() & ones.triu(-4), scale=scale)
+
+    made = decoder(replace(DECODERS["mask"][0], kv_heads=(6, 6)))
+    for step in made.t:
+        step.m._attend = attend  # type: ignore[union-attr,assignment]
+    return made, _ids(12)
+
+
+def _ids(length: int) -> tuple[torch.Tensor]:
+    return (torch.randint(0, 97, (1, length), generator=torch.Generator().manual_seed(1)),)
