@@ -74,8 +74,9 @@ def _pooling(directory: Path) -> str:
     if not path.is_file():
         return "none"
     found = _object(path)
-    modes = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
-    return next((pooling for key, pooling in modes.items() if found.get(key) is True), "none")
+    modes = [key for key, value in found.items() if key.startswith("pooling_mode_") and value is True]
+    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
+    return known.get(modes[0], "none") if len(modes) == 1 else "none"  # several are put side by side
 
 
 def check_config(model: LanguageModel, config: Config) -> list[str]:

@@ -77,10 +77,15 @@ def test_a_tensor_type_that_fits_nothing(llama, edgecc, folder, given, parts):
 # The folder of the model
 
 
-def test_more_tokens_than_the_embedding_has_rows(edgecc, tmp_path):
-    tiny_llama(tmp_path / "m", vocab_size=300)
-    message = "vocabulary mismatch: the tokenizer of m has 320 tokens, the embedding of the model 300 rows"
-    refused(edgecc("compile", "m", *SHORT), 2, message, "tokens were added and the embedding was not resized")
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its embedding has fewer rows than its tokenizer tokens."""
+    return tiny_llama(tmp_path_factory.mktemp("hf") / "few", vocab_size=300)
+
+
+def test_more_tokens_than_the_embedding_has_rows(few, edgecc, tmp_path):
+    message = f"vocabulary mismatch: the tokenizer of {few} has 320 tokens, the embedding of the model 300 rows"
+    refused(edgecc("compile", few, *SHORT), 2, message, "tokens were added and the embedding was not resized")
     assert not (tmp_path / "out").exists()
 
 
@@ -335,9 +340,14 @@ def test_inputs_that_llama_cpp_cannot_take(artifact, edgecc, tmp_path, ids, mask
     assert not (tmp_path / "found.npz").exists()
 
 
-def test_an_encoder_continues_no_prompt(edgecc, tmp_path):
-    compiled(tiny_bert(tmp_path / "bert"), tmp_path / "out", "--quant", "f16", "--allow-approximate", *tokens(8))
-    refused(edgecc("run", "out", "--prompt", "a", "--progress", "none"), 2, "the model is an encoder: it continues no text")
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    return compiled(tiny_bert(folder / "bert"), folder / "out", "--quant", "f16", "--allow-approximate", *tokens(8))
+
+
+def test_an_encoder_continues_no_prompt(encoder, edgecc):
+    refused(edgecc("run", encoder, "--prompt", "a", "--progress", "none"), 2, "the model is an encoder: it continues no text")
 
 
 def test_a_prompt_without_a_tokenizer_wants_ids(llama, edgecc, tmp_path):
