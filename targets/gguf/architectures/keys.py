@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgecc.targets.gguf.architectures.choose import geometric, max_bias
+from edgecc.targets.gguf.architectures.series import geometric, max_bias
 from edgecc.targets.gguf.architectures.sizes import sizes_of
 from edgecc.targets.gguf.architectures.table import Architecture
-from edgecc.targets.gguf.recognition.description import LanguageModel
+from edgecc.targets.gguf.recognition.description import LanguageModel, rows_of
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 
@@ -36,10 +36,10 @@ def keys_of(model: LanguageModel, architecture: Architecture, context: int) -> d
     if architecture.direction == "full":
         keys[f"{name}.attention.causal"] = False
         types = model.embeddings.types
-        keys["tokenizer.ggml.token_type_count"] = int(types.meta["val"].shape[0]) if types is not None else 1
+        keys["tokenizer.ggml.token_type_count"] = rows_of(types) if types is not None else 1
     if architecture.alibi:
         slopes = attention.mask.slopes
-        keys[f"{name}.attention.max_alibi_bias"] = (max_bias(slopes) or 0.0) if slopes is not None else 0.0
+        keys[f"{name}.attention.max_alibi_bias"] = (max_bias(slopes, max(sizes.heads)) or 0.0) if slopes is not None else 0.0
     if architecture.parallel == "either":
         keys[f"{name}.use_parallel_residual"] = first.parallel
     return keys

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from edgecc.targets.gguf.architectures.table import Architecture
 from edgecc.targets.gguf.recognition.description import LanguageModel
 
+_EMPTY = 32  # zeros of a network that is missing: as many as a block of most formats holds
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """For each layer: heads, heads with keys of their own, and the width of the network; 0 for a part that is missing.
+    """For each layer: heads, heads with keys of their own, and the width of the network; no heads where the attention is missing.
 
     `width` is that of one head. What a layer of the model lacks is filled with zeros, which add nothing to the stream.
     """
@@ -28,7 +30,7 @@ def sizes_of(model: LanguageModel, architecture: Architecture) -> Sizes:
     width = next(a.width for a in attentions if a is not None)
     heads = [a.heads if a else 0 for a in attentions]
     kv_heads = [a.kv_heads if a else 0 for a in attentions]
-    network = [layer.feed_forward.up.shape[0] if layer.feed_forward else 0 for layer in model.layers]
+    network = [layer.feed_forward.up.shape[0] if layer.feed_forward else _EMPTY for layer in model.layers]
     if architecture.varied:
         return Sizes(heads, kv_heads, network, width)
     shared = next(a.heads // a.kv_heads for a in attentions if a is not None)

@@ -22,7 +22,8 @@ class Architecture:
     `grouped`: heads may share keys. `wide`: heads need not fill the width of the model. `varied`: layers may differ in size, and lack
     a part. `biases`: presence by group: attention (queries, keys, values), output (of the attention), network, norm, head.
     `parallel`: whether attention and network read the stream side by side: never, `one norm` for both, `two norms`, or `either`
-    of sequential and two norms.
+    of sequential and two norms. `output`: presence of a weight of the logits; `tied`: it is the table of tokens, whose rows are multiplied
+    by the root of their width where they are looked up.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Architecture:
     varied: bool = False
     query_norm: bool = False
     parallel: Literal["never", "one norm", "two norms", "either"] = "never"
-    output: Presence = "optional"
+    output: Literal["never", "optional", "always", "tied"] = "optional"
 
 
 def _biases(attention: Presence, output: Presence, network: Presence, norm: Presence, head: Presence = "never") -> dict[str, Presence]:
@@ -78,6 +79,16 @@ ARCHITECTURES = (
         rope_table=True,
         wide=True,
         varied=True,
+    ),
+    Architecture(
+        "gemma",
+        "rms",
+        "gelu_tanh",
+        True,
+        _biases("never", "never", "never", "never"),
+        rope="halves",
+        wide=True,
+        output="tied",
     ),
     Architecture("gpt2", "layer", "gelu_tanh", False, _biases("always", "always", "always", "always"), positions="always", fused=True),
     Architecture(

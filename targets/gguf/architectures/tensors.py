@@ -12,10 +12,12 @@ from torch import fx
 from edgecc.errors import UsageError
 from edgecc.ir import lazy
 from edgecc.ir.program import Program
-from edgecc.targets.gguf.architectures.choose import geometric
+from edgecc.targets.gguf.architectures.differences import own_scale
+from edgecc.targets.gguf.architectures.series import geometric
 from edgecc.targets.gguf.architectures.sizes import Sizes, sizes_of
 from edgecc.targets.gguf.architectures.table import Architecture
-from edgecc.targets.gguf.recognition.description import Attention, FeedForward, LanguageModel, Layer, Linear, Norm
+from edgecc.targets.gguf.recognition.description import Attention, FeedForward, LanguageModel, Layer, Linear, Norm, rows_of
+from edgecc.targets.gguf.recognition.reading import Reader
 
 #: A factor of a frequency that leaves no angle at any position.
 _STILL = 1e30
@@ -34,7 +36,7 @@ class Piece:
 class Tensor:
     """One tensor of the file in PyTorch's order of dimensions: the rows of `pieces`, or of the weight node `stored`, or `values`.
 
-    `bias`: the pieces are biases, zeros where a layer has none. `order` and `factor` apply to a stored norm.
+    `bias`: the pieces are biases, zeros where a layer has none. `order` and `factor` apply to what is stored.
     """
 
     name: str
@@ -51,11 +53,19 @@ class Tensor:
         if self.values is not None:
             return self.values
         if self.stored is not None:
-            found = finite(self.stored, lazy.read(program.weight(self.stored)).float())
+            found = finite(self.stored, _value(program, self.stored)).reshape(self.shape)
             found = found[self.order] if self.order is not None else found
             return found * self.factor if self.factor is not None else found
         parts = [bias_of(program, p) if self.bias else weight_of(program, p) for p in self.pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _value(program: Program, node: fx.Node) -> torch.Tensor:
+    """f32: a stored weight, or what is computed from weights alone."""
+    if program.is_weight(node):
+        return lazy.read(program.weight(node)).float()
+    found: torch.Tensor = Reader(program, frozenset(), 1, 1).value(node)
+    return found.float()
 
 
 def weight_of(program: Program, piece: Piece) -> torch.Tensor:
@@ -92,14 +102,16 @@ def finite(node: fx.Node, values: torch.Tensor) -> torch.Tensor:
 def tensors_of(model: LanguageModel, architecture: Architecture) -> list[Tensor]:
     """Every tensor that llama.cpp looks for, in the order of its layers."""
     sizes = sizes_of(model, architecture)
-    found = [Tensor("token_embd.weight", (model.vocabulary, model.width), stored=model.embeddings.tokens)]
+    scale = own_scale(model, architecture)
+    factor = None if scale == 1.0 else torch.tensor(scale)
+    found = [Tensor("token_embd.weight", (model.vocabulary, model.width), stored=model.embeddings.tokens, factor=factor)]
     found += _beside_tokens(model, architecture)
     found += _rope_factors(model, architecture, sizes.width)
     for layer in model.layers:
         found += _layer(layer, architecture, sizes, model.width)
     if model.norm is not None:
         found += _norm("output_norm", model.norm, architecture, model.width)
-    if model.head is not None and (not model.tied or architecture.output == "always"):
+    if model.head is not None and (not model.tied or scale != 1.0 or architecture.output == "always"):
         found.append(_matrix("output", [Piece(model.head, *model.head.shape)]))
     if model.head is not None and architecture.biases["head"] == "always":
         found.append(_bias("output", [Piece(model.head, *model.head.shape)]))
@@ -109,13 +121,18 @@ def tensors_of(model: LanguageModel, architecture: Architecture) -> list[Tensor]
 def _beside_tokens(model: LanguageModel, architecture: Architecture) -> Iterator[Tensor]:
     e = model.embeddings
     if e.positions is not None:
-        yield Tensor("position_embd.weight", tuple(e.positions.meta["val"].shape), stored=e.positions)
+        yield _table("position_embd.weight", e.positions, model.width)
     if e.types is not None:
-        yield Tensor("token_types.weight", tuple(e.types.meta["val"].shape), stored=e.types)
+        yield _table("token_types.weight", e.types, model.width)
     elif architecture.types == "always":
         yield Tensor("token_types.weight", (1, model.width), values=torch.zeros(1, model.width))
     if e.norm is not None:
         yield from _norm("token_embd_norm", e.norm, architecture, model.width)
+
+
+def _table(name: str, stored: fx.Node, width: int) -> Tensor:
+    own = None if stored.meta["val"].dim() == 2 else torch.tensor(1.0)  # read as a whole where its rows are not the file's
+    return Tensor(name, (rows_of(stored), width), stored=stored, factor=own)
 
 
 def _rope_factors(model: LanguageModel, architecture: Architecture, width: int) -> Iterator[Tensor]:
@@ -141,12 +158,21 @@ def _layer(layer: Layer, architecture: Architecture, sizes: Sizes, width: int) -
         assert norm is not None
         yield from _norm(block + ("attn_output_norm" if architecture.after else "attn_norm"), norm, architecture, width)
         yield from _attention(block, layer, layer.attention, architecture, sizes, width)
-    if layer.feed_forward is not None:
+    if layer.feed_forward is None and layer.attention is not None:
+        yield from _no_network(block, sizes.network[layer.index], width)
+    elif layer.feed_forward is not None:
         norm = layer.after_feed_forward if architecture.after else layer.before_feed_forward
         assert norm is not None
         if architecture.parallel != "one norm":
             yield from _norm(block + ("layer_output_norm" if architecture.after else "ffn_norm"), norm, architecture, width)
         yield from _network(block, layer.feed_forward, architecture, sizes.network[layer.index], width)
+
+
+def _no_network(block: str, size: int, width: int) -> Iterator[Tensor]:
+    """A network of zeros: llama.cpp drops the attention of a layer that has none."""
+    yield Tensor(f"{block}ffn_norm.weight", (width,), values=torch.ones(width))
+    for name, shape in (("ffn_gate", (size, width)), ("ffn_up", (size, width)), ("ffn_down", (width, size))):
+        yield Tensor(f"{block}{name}.weight", shape, values=torch.zeros(shape))
 
 
 def _attention(block: str, layer: Layer, a: Attention, want: Architecture, sizes: Sizes, width: int) -> Iterator[Tensor]:

@@ -12,8 +12,7 @@ from edgecc.ir.ops import bound_arguments
 from edgecc.targets.gguf.recognition.description import Attention, Linear
 from edgecc.targets.gguf.recognition.heads import Heads, read_columns, read_heads
 from edgecc.targets.gguf.recognition.mask import read_mask
-from edgecc.targets.gguf.recognition.ports import shape_of
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, input_of
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, input_of, shape_of, strip
 
 
 def read_attention(reader: Reader, node: fx.Node, output: Linear) -> Attention:
@@ -29,24 +28,25 @@ def read_attention(reader: Reader, node: fx.Node, output: Linear) -> Attention:
         raise UnrecognizedError(bound["value"], "values are turned or normed")
     if not _same_turn(query, key):
         raise UnrecognizedError(bound["key"], "queries and keys are turned by different angles")
-    sources = {input_of(h.linear) for h in (query, key, value)}
+    sources = {strip(input_of(h.linear)) for h in (query, key, value)}
     if len(sources) > 1:
         raise UnrecognizedError(node, f"queries, keys and values are made of {len(sources)} inputs, want one (no cross attention)")
     width, value_width = query.rows.shape[1], value.rows.shape[1]
     firsts, groups = key.distinct()
     value_firsts, value_groups = value.distinct()
     heads = len(query.rows)
-    if bound["enable_gqa"]:
+    if len(groups) != heads and (bound["enable_gqa"] or len(groups) == 1):
         groups = groups.repeat_interleave(heads // len(groups))
         value_groups = value_groups.repeat_interleave(heads // len(value_groups))
-    if not torch.equal(groups, value_groups) or not torch.equal(key.rows[firsts], key.rows[value_firsts]):
+    if not torch.equal(groups, value_groups):
         raise UnrecognizedError(node, "heads share keys in another way than values")
     if bool((torch.bincount(groups) != heads // len(firsts)).any()):
         raise UnrecognizedError(node, f"groups of heads that share a key have {torch.bincount(groups).tolist()} heads, want equal numbers")
     order = torch.argsort(groups, stable=True)
     columns = read_columns(reader, node, output.call)
     wanted = torch.arange(heads * value_width).view(heads, value_width)[order].flatten()
-    scale = bound["scale"] if bound["scale"] is not None else 1 / math.sqrt(shape_of(reader, bound["query"])[3])
+    scale = bound["scale"] if bound["scale"] is not None else 1 / math.sqrt(shape_of(reader, bound["query"])[-1])
+    mask = read_mask(reader, node, heads, reader.length)
     return Attention(
         node,
         heads,
@@ -60,7 +60,7 @@ def read_attention(reader: Reader, node: fx.Node, output: Linear) -> Attention:
         query.norm,
         key.norm,
         query.rope,
-        read_mask(reader, node, heads, reader.length),
+        mask if mask.slopes is None else replace(mask, slopes=mask.slopes[order]),
         float(scale),
     )
 
@@ -69,7 +69,7 @@ def _same_turn(query: Heads, key: Heads) -> bool:
     a, b = query.rope, key.rope
     if a is None or b is None:
         return a is b
-    return a.width == b.width and torch.allclose(a.frequencies, b.frequencies, rtol=1e-5)
+    return a.width == b.width and torch.equal(query.order, key.order) and torch.allclose(a.frequencies, b.frequencies, rtol=1e-5)
 
 
 def _reordered(output: Linear, columns: torch.Tensor, wanted: torch.Tensor) -> Linear:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
@@ -41,7 +42,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """`weight` and `bias` are weight nodes, None where there is none; `order` [n] i64 the order of their numbers, None for theirs;
+    """`weight` and `bias` are weight nodes or computed of them, None where there is none; `order` [n] i64 the order of their numbers, None for theirs;
     `factor`: what multiplies the result.
     """
 
@@ -126,7 +127,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """`tokens` [vocabulary, width] is a weight node, `positions` [context, width] and `types` [types, width] too, or None.
+    """`tokens` [vocabulary, width] is a weight node, `positions` [..., context, width] and `types` [..., types, width] too, or None.
 
     `ids` is the input that holds the tokens, `scale` what multiplies their rows.
     """
@@ -160,5 +161,12 @@ class LanguageModel:
 
     @property
     def tied(self) -> bool:
-        """Whether the head multiplies by the table of tokens."""
-        return self.head is not None and self.head.weight.target == self.embeddings.tokens.target
+        """Whether the head multiplies by the table of tokens, as it is."""
+        head = self.head
+        return head is not None and head.weight.target == self.embeddings.tokens.target and head.rows is None and head.factors is None
+
+
+def rows_of(table: fx.Node) -> int:
+    """How many rows a table has, whatever axes of one stand before them."""
+    shape = table.meta["val"].shape
+    return int(prod(shape[:-1]))

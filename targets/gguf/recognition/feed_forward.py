@@ -9,7 +9,7 @@ from torch import fx
 from edgecc.ir.ops import bound_arguments, operator_name
 from edgecc.targets.gguf.recognition.description import FeedForward, Linear
 from edgecc.targets.gguf.recognition.heads import selected
-from edgecc.targets.gguf.recognition.ports import Port, shape_of, wire
+from edgecc.targets.gguf.recognition.ports import ports, wire
 from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, input_of, linear_at, strip
 
 _ACTIVATIONS: dict[Any, str] = {
@@ -34,14 +34,19 @@ def read_feed_forward(reader: Reader, down: Linear) -> FeedForward:
         act = activation_of(first)
         if act is None:
             raise UnrecognizedError(inside, f"neither %{first.name} nor %{second.name} is an activation (silu, gelu, relu, ...)")
-        gate, up = _layer(reader, first.args[0]), _layer(reader, second)
+        gate, up = layer_of(reader, first.args[0]), layer_of(reader, second)
         if input_of(gate) is not input_of(up):
             raise UnrecognizedError(inside, "what gates and what is gated read different values")
+        if gate.shape[0] != up.shape[0]:
+            raise UnrecognizedError(inside, f"{gate.shape[0]} numbers gate {up.shape[0]}")
         return FeedForward(first, act, gate, up, down)
     act = activation_of(inside)
     if act is None:
+        spelled = reader.sources(inside, aten.softmax.int)
+        if spelled:
+            raise UnrecognizedError(spelled[-1], "an attention that is not scaled_dot_product_attention, nor spelled in a known way")
         raise UnrecognizedError(inside, f"{operator_name(inside.target)} before a layer, want an activation (silu, gelu, relu, ...)")
-    return FeedForward(inside, act, None, _layer(reader, inside.args[0]), down)
+    return FeedForward(inside, act, None, layer_of(reader, inside.args[0]), down)
 
 
 def activation_of(node: fx.Node) -> str | None:
@@ -51,8 +56,8 @@ def activation_of(node: fx.Node) -> str | None:
     return _ACTIVATIONS.get(node.target)
 
 
-def _layer(reader: Reader, value: Any) -> Linear:
-    """The layer that makes a value, or the rows of it where the value is a slice."""
+def layer_of(reader: Reader, value: Any) -> Linear:
+    """The layer that makes a value, or the rows of it that the value is, each times a factor."""
     node = strip(value)
     if (found := linear_at(node)) is not None:
         return found
@@ -60,8 +65,6 @@ def _layer(reader: Reader, value: Any) -> Linear:
     linear = linear_at(sources[0]) if len(sources) == 1 else None
     if linear is None:
         raise UnrecognizedError(node, "it is no layer of a stored weight, nor a slice of one")
-    shape = shape_of(reader, node)
-    axis = len(shape) - 2
-    rows = wire(reader, sources[0], Port(node, shape, axis, reader.batch, reader.length))
+    rows = wire(reader, sources[0], ports(reader, node))
     factors = rows.factors if bool((rows.factors != 1).any()) else None
     return selected(linear, rows.places, factors)

@@ -14,11 +14,12 @@ import torch
 from torch import fx
 
 from edgecc.targets.gguf.recognition.description import Linear, Norm, Rope
-from edgecc.targets.gguf.recognition.ports import Port, Wire, port, shape_of, wire
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, linear_at, norm_at
+from edgecc.targets.gguf.recognition.ports import Port, Wire, ports, wire
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, linear_at, norm_at, shape_of
 from edgecc.targets.gguf.recognition.rope import find_rope, rotations
 
 _NOISE = 1e-3  # of normal numbers: tables of cos and sin in float32 at a few hundred positions
+_STILL = 1e-5  # where nothing turns
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,22 @@ class Heads:
     """Where the heads at an operand of the attention [1, heads, length, width] come from.
 
     `rows` [heads, width] i64: the row of `linear` that each dimension is, in the order of the rotation; `factors` [heads, width] f32:
-    what it is multiplied by. With a `norm` between, the factors belong to it.
+    what it is multiplied by. With a `norm` between, the factors belong to it. `order` [width] i64: which of the operand's dimensions
+    stands where in the order of the rotation.
     """
 
     linear: Linear
     rows: torch.Tensor
     factors: torch.Tensor
+    order: torch.Tensor
     norm: Norm | None = None
     rope: Rope | None = None
 
     def distinct(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The first of every group of equal heads, [n] i64, and which group each head belongs to, [heads] i64."""
-        first = self.rows[:, 0].tolist()
-        kept = list(dict.fromkeys(first))
-        return torch.tensor([first.index(row) for row in kept]), torch.tensor([kept.index(row) for row in first])
+        heads = [(*rows, *factors) for rows, factors in zip(self.rows.tolist(), self.factors.tolist(), strict=True)]
+        kept = list(dict.fromkeys(heads))
+        return torch.tensor([heads.index(head) for head in kept]), torch.tensor([kept.index(head) for head in heads])
 
     def layer(self, heads: torch.Tensor) -> Linear:
         """The layer with these heads alone, in this order."""
@@ -59,22 +62,28 @@ def read_heads(reader: Reader, node: fx.Node) -> Heads:
 
     Raises UnrecognizedError where something else than a layer, a norm, views and rotary positions makes them.
     """
-    heads, width = shape_of(reader, node)[1], shape_of(reader, node)[3]
+    shape = shape_of(reader, node)
+    if len(shape) not in (3, 4) or shape[-2] != reader.length or (len(shape) == 4 and shape[0] != reader.batch):
+        raise UnrecognizedError(
+            node, f"an operand of the attention has shape {list(shape)}, want [{reader.batch}, heads, {reader.length}, width]"
+        )
+    heads, width = shape[-3], shape[-1]
+    end = Port(node, shape, len(shape) - 2, 0 if len(shape) == 4 else None, reader.batch, reader.length)
     start = _source(reader, node, aten.linear.default, aten.rms_norm.default, aten.layer_norm.default)
-    found = wire(reader, start, port(reader, node, 2))
+    found = wire(reader, start, [end], turned=True)
     places, factors = found.places.view(heads, width), found.factors.view(heads, width)
     rope, order = _rotation(reader, found, places, factors)
     places, factors = places[:, order], factors[:, order]
     if start.target is aten.linear.default:
-        return Heads(_stored(start), places, factors, None, rope)
-    norm = _head_norm(start, places, factors, width)
+        return Heads(_stored(start), places, factors, order, None, rope)
+    norm = _head_norm(reader, start, places, factors, width)
     inside = start.args[0]
     assert isinstance(inside, fx.Node)
     layer = inside if inside.target is aten.linear.default else _source(reader, inside, aten.linear.default)
-    inner = wire(reader, layer, port(reader, inside, found.start.axis))
+    inner = wire(reader, layer, [replace(found.start, node=inside)])
     if bool((inner.factors != 1).any()):
         raise UnrecognizedError(inside, "heads are multiplied by a factor before their norm")
-    return Heads(_stored(layer), inner.places[places], factors, norm, rope)
+    return Heads(_stored(layer), inner.places[places], factors, order, norm, rope)
 
 
 def _source(reader: Reader, node: fx.Node, *targets: object) -> fx.Node:
@@ -92,9 +101,9 @@ def _stored(node: fx.Node) -> Linear:
     return linear
 
 
-def _head_norm(node: fx.Node, places: torch.Tensor, factors: torch.Tensor, width: int) -> Norm:
+def _head_norm(reader: Reader, node: fx.Node, places: torch.Tensor, factors: torch.Tensor, width: int) -> Norm:
     """The norm over the dimensions of a head, its weights in the order of the rotation."""
-    norm = norm_at(node)
+    norm = norm_at(node, reader)
     if norm is None or node.args[1] != [width]:
         raise UnrecognizedError(node, f"the norm before the attention is not over the {width} dimensions of a head: {node.args[1]}")
     order = places[0] % width
@@ -123,26 +132,26 @@ def _maps(reader: Reader, found: Wire, places: torch.Tensor, factors: torch.Tens
     for i in range(width):
         one = torch.zeros(found.start.channels)
         one[places[:, i]] = 1 / factors[:, i]
-        maps[:, :, i] = found.send(reader, one).view(reader.length, heads, width)[:, 0].double()
+        maps[:, :, i] = found.send(reader, one)[0].view(reader.length, heads, width)[:, 0]
     return maps
 
 
 def _predicts(reader: Reader, found: Wire, places: torch.Tensor, factors: torch.Tensor, rope: Rope | None, order: torch.Tensor) -> bool:
-    heads, width = places.shape
-    noise = torch.randn(reader.length, found.start.channels, generator=torch.Generator().manual_seed(0))
-    x = (noise[:, places] * factors)[..., order].double()
-    turned = torch.einsum("tij,thj->thi", rotations(rope.frequencies, width, reader.length), x) if rope else x
-    arrived = found.send(reader, noise).view(reader.length, heads, width)[..., order].double()
-    return float((turned - arrived).abs().max()) <= _NOISE * max(1.0, float(factors.abs().max()))
+    noise = found.noise()
+    x = (noise[..., places] * factors)[..., order].double()
+    turned = torch.einsum("tij,bthj->bthi", rotations(rope.frequencies, len(order), reader.length), x) if rope else x
+    arrived = found.send(reader, noise).view(reader.batch, reader.length, *places.shape)[..., order]
+    close = _NOISE if rope is not None else _STILL
+    return float((turned - arrived).abs().max()) <= close * max(1.0, float(factors.abs().max()))
 
 
 def read_columns(reader: Reader, node: fx.Node, layer: fx.Node) -> torch.Tensor:
     """Which number of an attention's result [1, heads, length, width] each column of `layer` multiplies: [columns] i64."""
     end = layer.args[0]
     assert isinstance(end, fx.Node)
-    shape = shape_of(reader, end)
-    axis = next(a for a in range(len(shape) - 1) if shape[a] == (reader.length if a else reader.length * reader.batch))
-    found = wire(reader, node, Port(end, shape, axis, reader.batch, reader.length))
+    found = wire(reader, node, ports(reader, end))
     if bool((found.factors != 1).any()):
         raise UnrecognizedError(end, "the result of the attention is multiplied by a factor")
+    if len(set(found.places.tolist())) != found.start.channels:
+        raise UnrecognizedError(end, "it takes some numbers of the attention's result more than once, or not at all")
     return found.places

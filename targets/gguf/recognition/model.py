@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from torch import fx
 
+from edgecc.ir.ops import operator_name
 from edgecc.ir.program import Program
 from edgecc.targets.gguf.recognition.attention import read_attention
 from edgecc.targets.gguf.recognition.description import Attention, FeedForward, LanguageModel, Layer, Linear, Norm
 from edgecc.targets.gguf.recognition.embeddings import open_program, read_embeddings
-from edgecc.targets.gguf.recognition.feed_forward import read_feed_forward
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, input_of, linear_at, norm_at, strip
+from edgecc.targets.gguf.recognition.feed_forward import layer_of, read_feed_forward
+from edgecc.targets.gguf.recognition.ports import plain
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, input_of, linear_at, norm_at, norm_input, shape_of
+from edgecc.targets.gguf.recognition.straight import is_linear
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,28 @@ def read_model(program: Program) -> LanguageModel:
     if output not in reader.live:
         raise UnrecognizedError(output, "the first output does not depend on the tokens")
     width = int(call.meta["val"].shape[-1])
-    at = strip(output)
-    head = linear_at(at)
+    _check_shape(reader, output)
+    head = _layer_at(reader, output)
     if head is not None and head.shape[1] == width:
-        at = strip(input_of(head))
+        at = plain(reader, input_of(head))
     else:
-        head = None
-    norm = norm_at(at)
-    steps = list(_steps(reader, strip(at.args[0]))) if norm is not None else list(_steps(reader, at))
+        head, at = None, plain(reader, output)
+    norm = norm_at(at, reader)
+    steps = list(_steps(reader, at if norm is None else plain(reader, norm_input(norm))))
     if norm is not None and steps and not any(b.before for b in steps[0].branches):
         steps, norm = [_Step(steps[0].branches, norm, steps[0].previous), *steps[1:]], None  # it belongs to the last layer
     if not steps:
-        raise UnrecognizedError(at, "it is no sum of a stream with an attention or a feed-forward network")
+        raise UnrecognizedError(at, "nothing is before it but the embeddings: want an attention or a feed-forward network")
     embeddings = read_embeddings(reader, steps[-1].previous, call)
     return LanguageModel(embeddings, _layers(list(reversed(steps))), norm, head, output)
+
+
+def _check_shape(reader: Reader, output: fx.Node) -> None:
+    shape = shape_of(reader, output)
+    if prod(shape[:-1]) != reader.batch * reader.length:
+        raise UnrecognizedError(
+            output, f"the result has shape {list(shape)}, want numbers for each of {reader.batch} x {reader.length} tokens"
+        )
 
 
 def _steps(reader: Reader, node: fx.Node) -> Iterator[_Step]:
@@ -64,32 +76,47 @@ def _steps(reader: Reader, node: fx.Node) -> Iterator[_Step]:
 
 
 def _step(reader: Reader, node: fx.Node) -> _Step | None:
-    """The last step that leads to `node`, None where nothing but tables of rows is added up there."""
-    after = norm_at(node)
-    at = strip(node.args[0]) if after is not None else node
-    if at not in reader.live or at.target is not aten.add.Tensor:
+    """The last step that leads to `node`, None where that is made of the embeddings alone."""
+    after = norm_at(node, reader)
+    at = plain(reader, norm_input(after)) if after is not None else node
+    if at.target is not aten.linear.default and not reader.sources(at, aten.linear.default):
         return None
+    if at.target is not aten.add.Tensor:
+        raise UnrecognizedError(at, f"{operator_name(at.target)} stands in the stream, want the sum of the stream and a layer's result")
     terms = list(_terms(reader, at))
-    layers = [layer for t in terms if (layer := linear_at(t)) is not None]
-    streams = [t for t in terms if linear_at(t) is None]
-    if not layers:
-        return None
+    layers = [(t, _layer_at(reader, t)) for t in terms]
+    streams = [t for t, layer in layers if layer is None]
+    found = ", ".join(f"%{t.name} = {operator_name(t.target)}" for t in streams) or "none"
+    if len(streams) == len(terms):
+        last = max(streams, key=reader.order.__getitem__)
+        raise UnrecognizedError(last, f"{operator_name(last.target)} is added to the stream, want what a layer gives, as it is")
     if len(streams) != 1:
-        found = ", ".join(f"%{t.name}" for t in streams) or "none"
         raise UnrecognizedError(at, f"layers are added to {len(streams)} values ({found}), want one stream")
     (previous,) = streams
-    return _Step([_branch(reader, layer, previous) for layer in layers], after, previous)
+    if shape_of(reader, previous) != shape_of(reader, at) and prod(shape_of(reader, previous)) != prod(shape_of(reader, at)):
+        raise UnrecognizedError(at, f"the stream grows from {list(shape_of(reader, previous))} to {list(shape_of(reader, at))}")
+    return _Step([_branch(reader, layer, previous) for _, layer in layers if layer is not None], after, previous)
+
+
+def _layer_at(reader: Reader, node: fx.Node) -> Linear | None:
+    """The layer that a node is, times a constant; None for anything else."""
+    at = plain(reader, node)
+    if at.target in (aten.mul.Tensor, aten.div.Tensor) and at in reader.live and is_linear(at, reader.live):
+        (operand,) = (o for o in at.all_input_nodes if o in reader.live)
+        inner = plain(reader, operand)
+        return layer_of(reader, at) if linear_at(inner) is not None else None
+    return linear_at(at)
 
 
 def _terms(reader: Reader, node: fx.Node) -> Iterator[fx.Node]:
     """What an addition adds up; a sum that nothing else reads is part of it."""
     if node.kwargs:
-        raise UnrecognizedError(node, f"an addition with {node.kwargs}")
+        raise UnrecognizedError(node, f"an addition with {dict(node.kwargs)}")
     for operand in node.args:
-        term = strip(operand)
-        if not isinstance(term, fx.Node):
-            raise UnrecognizedError(node, f"the number {term} is added to the stream")
-        if term.target is aten.add.Tensor and term in reader.live and len(term.users) == 1:
+        if not isinstance(operand, fx.Node):
+            raise UnrecognizedError(node, f"the number {operand} is added to the stream")
+        term = plain(reader, operand)
+        if term.target is aten.add.Tensor and term in reader.live and len(term.users) == 1 and reader.sources(term, aten.linear.default):
             yield from _terms(reader, term)
         else:
             yield term
@@ -102,11 +129,11 @@ def _branch(reader: Reader, layer: Linear, previous: fx.Node) -> _Branch:
     inside = input_of(layer)
     attention = inside if inside.target is sdpa else nearest[0] if len(nearest) == 1 and nearest[0].target is sdpa else None
     part: Attention | FeedForward = read_attention(reader, attention, layer) if attention is not None else read_feed_forward(reader, layer)
-    read = strip(input_of(part.query if isinstance(part, Attention) else part.up))
+    read = plain(reader, input_of(part.query if isinstance(part, Attention) else part.up))
     if read is previous:
         return _Branch(part, None)
-    before = norm_at(read)
-    if before is None or strip(read.args[0]) is not previous:
+    before = norm_at(read, reader)
+    if before is None or plain(reader, norm_input(before)) is not previous:
         raise UnrecognizedError(read, f"%{part.node.name} reads it, want the stream %{previous.name} or its norm")
     return _Branch(part, before)
 

@@ -1,58 +1,69 @@
-"""Ports: values of a graph seen as [tokens, channels] whatever their layout, to put numbers in and read them where they arrive."""
+"""Ports: values of a graph seen as [sequences, tokens, channels] whatever their layout, to put numbers in and read where they arrive."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from math import prod
 
 import torch
 from torch import fx
 
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten
+from edgecc.ir.ops import operator_name
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, shape_of, strip
+from edgecc.targets.gguf.recognition.straight import is_linear
 
-#: Calls that mix tokens or channels: none of them belongs between a layer and what it is read for.
-_MIXING = frozenset({aten.matmul.default, aten.mm.default, aten.bmm.default, aten.softmax.int, aten.linear.default, aten.cumsum.default})
+_STILL = 1e-5  # of normal numbers: a factor or two in float32
 
 
 @dataclass(frozen=True)
 class Port:
-    """A node whose value has `shape`; tokens lie along `axis`, sequences along axis 0 where there is one for them."""
+    """A node whose value has `shape`: tokens lie along the axis `tokens`, sequences along `sequences`, None where both lie along
+    `tokens`, one sequence after another.
+    """
 
     node: fx.Node
     shape: tuple[int, ...]
-    axis: int
+    tokens: int
+    sequences: int | None
     batch: int
     length: int
 
     @property
-    def _batched(self) -> bool:
-        return self.axis > 0
+    def channels(self) -> int:
+        return prod(self.shape) // (self.batch * self.length)
 
     @property
-    def channels(self) -> int:
-        return torch.Size(self.shape).numel() // (self.batch * self.length)
+    def _order(self) -> list[int]:
+        """The axes with sequences and tokens first."""
+        first = [self.tokens] if self.sequences is None else [self.sequences, self.tokens]
+        return first + [axis for axis in range(len(self.shape)) if axis not in first]
 
     def tensor(self, values: torch.Tensor) -> torch.Tensor:
-        """values [tokens, channels], or [channels] for all tokens, the same for every sequence -> the value of the node."""
-        moved = list(self.shape)
-        moved.pop(self.axis)
-        rest = moved[1:] if self._batched else moved
+        """values [sequences, tokens, channels], or fewer axes for the same everywhere -> the value of the node."""
+        order = self._order
         whole = values.expand(self.batch, self.length, self.channels)
-        if self._batched:
-            return whole.reshape(self.batch, self.length, *rest).movedim(1, self.axis).contiguous()
-        return whole.reshape(self.batch * self.length, *rest).contiguous()
+        return whole.reshape([self.shape[axis] for axis in order]).permute([order.index(a) for a in range(len(order))]).contiguous()
 
     def read(self, value: torch.Tensor) -> torch.Tensor:
-        """The first sequence as [tokens, channels]."""
-        if self._batched:
-            return value.movedim(self.axis, 1)[0].reshape(self.length, -1)
-        return value.reshape(self.batch, self.length, -1)[0]
+        """[sequences, tokens, channels] f64."""
+        return value.permute(self._order).reshape(self.batch, self.length, -1).double()
+
+
+def ports(reader: Reader, node: fx.Node) -> Iterator[Port]:
+    """Every way to see the value of a node so, its last axis being one of channels."""
+    shape, batch, length = shape_of(reader, node), reader.batch, reader.length
+    for tokens in range(len(shape) - 1):
+        if shape[tokens] == batch * length and (tokens == 0 or batch == 1):
+            yield Port(node, shape, tokens, None, batch, length)
+        for sequences in range(len(shape) - 1):
+            if sequences != tokens and (shape[sequences], shape[tokens]) == (batch, length):
+                yield Port(node, shape, tokens, sequences, batch, length)
 
 
 @dataclass(frozen=True)
 class Wire:
-    """What leads from one port to another: `places` [channels] i64 of the start that arrive at token 0, and their factors f32."""
+    """What leads from one port to another: the channel at `places` [channels] i64 of the start arrives at token 0, times `factors` f32."""
 
     start: Port
     end: Port
@@ -60,56 +71,87 @@ class Wire:
     factors: torch.Tensor
 
     def send(self, reader: Reader, values: torch.Tensor) -> torch.Tensor:
-        """What arrives, [tokens, channels], where `values` are put in."""
+        """What arrives, [sequences, tokens, channels] f64, where `values` are put in."""
         found = reader.value(self.end.node, {self.start.node: self.start.tensor(values)})
         assert isinstance(found, torch.Tensor)
         return self.end.read(found)
 
+    def noise(self) -> torch.Tensor:
+        """Other numbers at each channel of each token of each sequence."""
+        shape = (self.start.batch, self.start.length, self.start.channels)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
-def shape_of(reader: Reader, node: fx.Node) -> tuple[int, ...]:
-    """The shape at the sizes of the examples."""
-    sizes: Mapping[str, int] = reader.program.example_sizes()
-    return tuple(_size(s, sizes) for s in node.meta["val"].shape)
-
-
-def _size(size: Any, sizes: Mapping[str, int]) -> int:
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    return int(expression.subs({symbol: sizes[str(symbol)] for symbol in expression.free_symbols}))
+    def straight(self, reader: Reader) -> bool:
+        """Whether what holds of token 0 holds of every token, and nothing else is between."""
+        noise = self.noise()
+        wanted = noise.double()[..., self.places] * self.factors.double()
+        return float((self.send(reader, noise) - wanted).abs().max()) <= _STILL * max(1.0, float(self.factors.abs().max()))
 
 
-def port(reader: Reader, node: fx.Node, axis: int) -> Port:
-    return Port(node, shape_of(reader, node), axis, reader.batch, reader.length)
+def wire(reader: Reader, start: fx.Node, ends: Iterator[Port] | list[Port], *, turned: bool = False) -> Wire:
+    """Find what of `start` arrives at one of `ends`, which are of one node.
 
-
-def wire(reader: Reader, start: fx.Node, end: Port) -> Wire:
-    """Find what of `start` arrives at `end`. Raises UnrecognizedError where it is more than a selection of its channels, each times a
-    factor, at token 0, or where tokens change places.
+    Raises UnrecognizedError where it is more than a selection of channels, each times a factor, at token 0; where tokens change
+    places; and, unless it may be `turned`, where other tokens are another selection.
     """
-    for node in reader.between(start, end.node)[1:]:
-        if node.target in _MIXING:
-            raise UnrecognizedError(node, "it stands between a layer and its use, where llama.cpp has nothing")
-    shape = shape_of(reader, start)
-    tokens = torch.arange(1, reader.length + 1, dtype=torch.float32)[:, None]
-    for axis in range(len(shape) - 1):
-        if shape[axis] != (reader.length if axis else reader.length * reader.batch):
-            continue
-        begin = Port(start, shape, axis, reader.batch, reader.length)
-        trial = Wire(begin, end, torch.empty(0), torch.empty(0))
-        ones = trial.send(reader, torch.ones(begin.channels))
-        if torch.allclose(trial.send(reader, tokens), ones * tokens, rtol=1e-5, atol=1e-5 * reader.length):
-            return _traced(reader, trial, ones[0])
-    raise UnrecognizedError(end.node, f"its tokens are not those of %{start.name}: something else than views and rotations is between")
+    ends = list(ends)
+    for node in reader.between(start, ends[0].node)[1:] if ends else []:
+        if not is_linear(node, reader.live):
+            raise UnrecognizedError(node, f"{operator_name(node.target)} stands between a layer and its use, where llama.cpp has nothing")
+    why = UnrecognizedError(start, "its shape has no axis of tokens")
+    for begin in ports(reader, start):
+        for end in ends:
+            try:
+                found = _traced(reader, Wire(begin, end, torch.empty(0), torch.empty(0)))
+            except UnrecognizedError as error:
+                why = error
+                continue
+            if turned or found.straight(reader):
+                return found
+            why = UnrecognizedError(end.node, f"tokens get other channels of %{start.name} than token 0 gets, or of one another")
+    raise why
 
 
-def _traced(reader: Reader, trial: Wire, ones: torch.Tensor) -> Wire:
-    count = trial.start.channels
+def _traced(reader: Reader, trial: Wire) -> Wire:
+    count, name = trial.start.channels, trial.start.node.name
+    tokens = torch.arange(1, trial.start.batch * trial.start.length + 1, dtype=torch.float32).view(trial.start.batch, -1, 1)
     if bool((trial.send(reader, torch.zeros(count)) != 0).any()):
-        raise UnrecognizedError(trial.end.node, f"something is added between %{trial.start.node.name} and its use")
-    arrived = trial.send(reader, torch.arange(1, count + 1, dtype=torch.float32))[0].double() / ones.double() - 1
+        raise UnrecognizedError(trial.end.node, f"something is added between %{name} and its use")
+    ones = trial.send(reader, torch.ones(count))
+    if not torch.allclose(trial.send(reader, tokens), ones * tokens, rtol=1e-5, atol=1e-5 * tokens.numel()):
+        raise UnrecognizedError(trial.end.node, f"its tokens are not those of %{name}: something else than views and rotations is between")
+    arrived = trial.send(reader, torch.arange(1, count + 1, dtype=torch.float32))[0, 0] / ones[0, 0] - 1
     places = arrived.round()
     wrong = not bool(torch.isfinite(arrived).all()) or float((arrived - places).abs().max()) > 0.25
     if wrong or int(places.min()) < 0 or int(places.max()) >= count:
-        raise UnrecognizedError(trial.end.node, f"token 0 is no selection of the channels of %{trial.start.node.name}, each times a factor")
-    return Wire(trial.start, trial.end, places.long(), ones)
+        raise UnrecognizedError(trial.end.node, f"token 0 is no selection of the channels of %{name}, each times a factor")
+    return Wire(trial.start, trial.end, places.long(), ones[0, 0].float())
+
+
+def plain(reader: Reader, value: fx.Node) -> fx.Node:
+    """The node whose numbers these are, as `strip`, looked for through exchanges of sequences and tokens too.
+
+    Raises UnrecognizedError where tokens change places on the way.
+    """
+    node, crossed = strip(value), False
+    while node.target in (aten.permute.default, aten.transpose.int) and node in reader.live:
+        before = node.args[0]
+        if before.meta["val"].dim() != node.meta["val"].dim() or not _keeps_last(node):
+            break
+        node, crossed = strip(before), True
+    if crossed:
+        found = wire(reader, node, ports(reader, value))
+        if not torch.equal(found.places, torch.arange(found.start.channels)):
+            raise UnrecognizedError(value, f"its channels are not those of %{node.name}")
+    assert isinstance(node, fx.Node)
+    return node
+
+
+def _keeps_last(node: fx.Node) -> bool:
+    """Whether a permutation or transposition leaves the last axis where it is."""
+    rank = node.meta["val"].dim()
+    if node.target is aten.permute.default:
+        axes = node.args[1]
+        assert isinstance(axes, (list, tuple))
+        return axes[-1] in (-1, rank - 1)
+    return all(isinstance(a, int) and a % rank != rank - 1 for a in node.args[1:3])

@@ -36,6 +36,10 @@ SAME = frozenset(
 )
 
 
+#: What a program may round to without being another model.
+_NARROW = frozenset({torch.float16, torch.bfloat16})
+
+
 class UnrecognizedError(Exception):
     """The graph computes something else here. `node` is where, `message` what was found and what was looked for."""
 
@@ -55,8 +59,9 @@ def call_text(node: fx.Node) -> str:
 
 @dataclass
 class Reader:
-    """A program, the nodes that depend on the rows of its tokens, and its examples: `batch` sequences of `length` tokens.
+    """A program, the nodes that depend on the rows of its tokens, and `batch` sequences of `length` tokens for it.
 
+    `examples`: what its inputs are given. Everything is computed in float32 or wider, whatever the program casts to.
     `turns`: rotations of positions found so far, with the order of dimensions that goes with each.
     """
 
@@ -64,6 +69,7 @@ class Reader:
     live: frozenset[fx.Node]
     batch: int
     length: int
+    examples: Mapping[fx.Node, torch.Tensor] = field(default_factory=dict)
     turns: list[tuple[Rope | None, torch.Tensor]] = field(default_factory=list)
     order: dict[fx.Node, int] = field(init=False)
 
@@ -78,8 +84,7 @@ class Reader:
 
     def values(self, nodes: Sequence[fx.Node], given: Mapping[fx.Node, torch.Tensor]) -> list[Any]:
         """Several of them at once."""
-        found: dict[fx.Node, Any] = dict(given)
-        found |= {n: e for n, e in zip(self.program.inputs(), self.program.examples, strict=True) if n not in found}
+        found: dict[fx.Node, Any] = {**self.examples, **given}
         with torch.no_grad():
             for node in sorted(_needed(nodes, found), key=self.order.__getitem__):
                 found[node] = self._compute(node, found)
@@ -87,10 +92,25 @@ class Reader:
 
     def _compute(self, node: fx.Node, found: Mapping[fx.Node, Any]) -> Any:
         if node.op == "get_attr":
-            return self.program.stored(str(node.target))
+            stored = self.program.stored(str(node.target))
+            return stored.float() if stored.dtype in _NARROW else stored
+        if node.target is aten.sym_size.int:
+            of, axis = node.args
+            assert isinstance(of, fx.Node) and isinstance(axis, int)
+            return shape_of(self, of)[axis]
         assert node.op == "call_function" and callable(node.target), node.format_node()
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), lambda a: _given(a, found))
         return node.target(*args, **kwargs)
+
+    def is_constant(self, node: Any) -> bool:
+        """Whether a node is made of weights alone."""
+        return isinstance(node, fx.Node) and not any(n.op == "placeholder" for n in _needed([node], {}))
+
+    def weights_of(self, node: fx.Node) -> list[fx.Node]:
+        """The stored weights that a node is made of."""
+        return sorted(
+            (n for n in _needed([node], {}) if n.op == "get_attr" and n.meta["val"].is_floating_point()), key=self.order.__getitem__
+        )
 
     def between(self, start: fx.Node, end: fx.Node) -> list[fx.Node]:
         """The live nodes that `end` needs of those after `start`, both included."""
@@ -111,6 +131,12 @@ class Reader:
         return sorted(set(found), key=self.order.__getitem__)
 
 
+def _given(argument: Any, found: Mapping[fx.Node, Any]) -> Any:
+    if isinstance(argument, fx.Node):
+        return found[argument]
+    return torch.float32 if isinstance(argument, torch.dtype) and argument in _NARROW else argument
+
+
 def _needed(nodes: Sequence[fx.Node], given: Mapping[fx.Node, Any], within: frozenset[fx.Node] | None = None) -> set[fx.Node]:
     pending, needed = [n for n in nodes if n not in given], set()
     while pending:
@@ -118,19 +144,45 @@ def _needed(nodes: Sequence[fx.Node], given: Mapping[fx.Node, Any], within: froz
         if node in needed:
             continue
         needed.add(node)
-        pending.extend(n for n in node.all_input_nodes if n not in given and (within is None or n in within))
+        operands = [] if node.target is aten.sym_size.int else node.all_input_nodes  # sizes are known
+        pending.extend(n for n in operands if n not in given and (within is None or n in within))
     return needed
+
+
+def shape_of(reader: Reader, node: fx.Node) -> tuple[int, ...]:
+    """The shape at the sizes of the examples."""
+    sizes: Mapping[str, int] = reader.program.example_sizes()
+    return tuple(_size(node, s, sizes) for s in node.meta["val"].shape)
+
+
+def _size(node: fx.Node, size: Any, sizes: Mapping[str, int]) -> int:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    unknown = sorted(str(symbol) for symbol in expression.free_symbols if str(symbol) not in sizes)
+    if unknown:
+        raise UnrecognizedError(node, f"its size {expression} depends on {', '.join(unknown)}, which is the size of no input")
+    return int(expression.subs({symbol: sizes[str(symbol)] for symbol in expression.free_symbols}))
 
 
 def strip(node: Any) -> Any:
     """The node whose numbers these are, in the same order, with the same last dimension."""
-    while isinstance(node, fx.Node) and node.target in SAME:
+    while isinstance(node, fx.Node) and (node.target in SAME or _is_only_one(node)):
         before = node.args[0]
         assert isinstance(before, fx.Node)
-        if before.meta["val"].shape[-1:] != node.meta["val"].shape[-1:]:
+        old, new = before.meta["val"], node.meta["val"]
+        if old.shape[-1:] != new.shape[-1:] or old.dtype.is_floating_point != new.dtype.is_floating_point:
             break
         node = before
     return node
+
+
+def _is_only_one(node: fx.Node) -> bool:
+    """Whether it selects the one entry of an axis."""
+    if node.target is not aten.select.int:
+        return False
+    before, axis = node.args[:2]
+    return isinstance(before, fx.Node) and isinstance(axis, int) and before.meta["val"].shape[axis] == 1
 
 
 def linear_at(node: Any) -> Linear | None:
@@ -150,14 +202,21 @@ def input_of(linear: Linear) -> fx.Node:
     return x
 
 
-def norm_at(node: fx.Node) -> Norm | None:
-    """A norm over the last dimension with stored weights, None for any other call."""
+def norm_at(node: fx.Node, reader: Reader) -> Norm | None:
+    """A norm over the last dimension with weights that do not depend on the tokens, None for any other call."""
     if node.target not in (aten.rms_norm.default, aten.layer_norm.default):
         return None
     bound = bound_arguments(node)
     weight, bias = bound["weight"], bound.get("bias")
-    if len(bound["normalized_shape"]) != 1 or any(isinstance(p, fx.Node) and p.op != "get_attr" for p in (weight, bias)):
+    if len(bound["normalized_shape"]) != 1 or any(not reader.is_constant(p) for p in (weight, bias) if p is not None):
         return None
     rms = node.target is aten.rms_norm.default
-    eps = bound["eps"] if bound["eps"] is not None else torch.finfo(torch.float32).eps
+    eps = bound["eps"] if bound["eps"] is not None else torch.finfo(node.meta["val"].dtype).eps
     return Norm(node, "rms" if rms else "layer", weight, bias, float(eps))
+
+
+def norm_input(norm: Norm) -> fx.Node:
+    """What a norm reads."""
+    x = norm.node.args[0]
+    assert isinstance(x, fx.Node)
+    return x

@@ -104,10 +104,11 @@ def _turn(s: Spelling, x: torch.Tensor) -> torch.Tensor:
         whole = torch.view_as_real(torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * z).flatten(-2)
     elif s.rope == "pairs":
         u, v = x[..., 0::2], x[..., 1::2]
-        whole = torch.stack([u * a.cos() - v * a.sin(), u * a.sin() + v * a.cos()], -1).flatten(-2)
+        cos, sin = a.cos().to(x.dtype), a.sin().to(x.dtype)
+        whole = torch.stack([u * cos - v * sin, u * sin + v * cos], -1).flatten(-2)
     else:
         u, v = x.chunk(2, -1)
-        cos, sin = torch.cat([a, a], -1).cos(), torch.cat([a, a], -1).sin()
+        cos, sin = (f(torch.cat([a, a], -1)).to(x.dtype) for f in (torch.cos, torch.sin))
         whole = x * cos + torch.cat([-v, u], -1) * sin
     return torch.cat([whole, rest], -1) if rest.shape[-1] else whole
 
