@@ -29,6 +29,7 @@ def main() -> None:
         "compile": lambda _: compile_time(),
         "gguf-blocks": lambda _: gguf_blocks(),
         "gguf-convert": lambda _: gguf_convert(),
+        "gguf-quality": gguf_quality,
         "graph": lambda _: graph(),
         "integers": integers,
         "onnx": onnx,
@@ -45,7 +46,7 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="M",
-        help="arm, x86: these models of benchmarks/models.py, tuned or held-out (all); quantization: resnet20, minilm, minilm-files",
+        help="arm, x86: these models of benchmarks/models.py, tuned or held-out (all); quantization: resnet20, minilm, minilm-files; gguf-quality: pyllama, minilm",
     )
     parser.add_argument("--cpu", choices=("cortex-a72", "neoverse-n1"), default="cortex-a72", help="arm: what is emulated and compiled for")
     parser.add_argument("--fresh", action="store_true", help="arm: measure the peers again")
@@ -125,6 +126,12 @@ def gguf_blocks() -> None:
 def gguf_convert() -> None:
     """Processor time and peak memory from a Llama of 1.1 B random parameters to Q4_K_M, ours beside llama.cpp's quantizer."""
     subprocess.run([sys.executable, "-m", "tools.benchmarks.gguf_convert"], cwd=ROOT, check=True)
+
+
+def gguf_quality(args: argparse.Namespace) -> None:
+    """What rounding to Q4_K_M and Q4_0 costs a small Llama and MiniLM, ours beside ggml's with its importance matrix."""
+    folders = [str(DATA.parent / "models"), str(DATA), str(minilm_directory())]
+    subprocess.run([sys.executable, "-m", "tools.benchmarks.gguf_quality", *folders, *args.models], cwd=ROOT, check=True)
 
 
 def graph() -> None:

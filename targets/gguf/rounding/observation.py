@@ -1,8 +1,9 @@
 """Moments of the inputs of linear layers over calibration data, gathered layer by layer while the layers are rounded.
 
-All samples go through the graph together, one node after another: alive at a time are the activations of a few nodes and the
-moments of one input. A layer that was rounded is run with its rounded weight, so that the moments of later layers are those of the
-model that is being written (Frantar et al. 2022, section 3.1); beside it goes the model as it was, to know the drift.
+All samples go from one input of layers to the next before any goes on: alive at a time are, of every sample, that input and what else
+is read later, and the moments of one input. A layer that was rounded is run with its rounded weight, so that the moments of later
+layers are those of the model that is being written (Frantar et al. 2022, section 3.1); beside it goes the model as it was, to know
+the drift.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from edgecc.pipeline.context import Sample
 from edgecc.quantization.ranges import check_finite
 from edgecc.targets.gguf.rounding.calls import Linear, linear
 from edgecc.targets.gguf.rounding.moments import Moments
-from edgecc.targets.gguf.rounding.replay import Replay, Values
+from edgecc.targets.gguf.rounding.replay import Replay, Values, needed
 
 Read = Callable[[], torch.Tensor]
 
@@ -54,23 +55,31 @@ def observe(
     importance. Raises UsageError where there is no sample, and where a value is not finite.
     """
     found = {node: _known(node) for node in layers}
-    replay = Replay(program, [list(sample) for sample in samples], found, rounded or {}, compare=products)
-    if not replay.runs:
-        raise UsageError("the calibration set is empty", hint="give at least one text; some 10,000 tokens are usual")
     groups: dict[fx.Node, list[fx.Node]] = {}
-    for node in replay.order:
+    order = needed(program, found)
+    for node in order:
         if node in found:
             groups.setdefault(found[node].source, []).append(node)
-    for node in replay.order:
+    inputs = [list(sample) for sample in samples]
+    if not inputs:
+        raise UsageError("the calibration set is empty", hint="give at least one text; some 10,000 tokens are usual")
+    walk = Replay(program, order, inputs, found, rounded or {})
+    plain = Replay(program, order, inputs, found, {}) if products else None
+    replaced: dict[fx.Node, torch.Tensor] = {}
+    done = 0
+    for place, node in enumerate(order):
         nodes = groups.pop(found[node].source, None) if node in found else None
-        if nodes:
-            step = Step(tuple(nodes), _moments(found[node].x, replay, masks, products))
-            yield step
-            replay.replaced.update(step._replaced)
-            del step
-        replay.run(node)
-        if not groups:
-            return
+        if nodes is None:
+            continue
+        here = order[done:place]
+        walk.run(here, {n: replaced.pop(n) for n in here if n in replaced})
+        if plain is not None:
+            plain.run(here, {})
+        step = Step(tuple(nodes), _moments(found[node].x, walk.values, None if plain is None else plain.values, masks))
+        done = place
+        yield step
+        replaced |= step._replaced
+        del step
 
 
 def _known(node: fx.Node) -> Linear:
@@ -79,21 +88,22 @@ def _known(node: fx.Node) -> Linear:
     return found
 
 
-def _moments(x: fx.Node, replay: Replay, masks: Sequence[torch.Tensor] | None, products: bool) -> Moments:
+@torch.no_grad()
+def _moments(x: fx.Node, values: Sequence[Values], plain: Sequence[Values] | None, masks: Sequence[torch.Tensor] | None) -> Moments:
     count = 0
-    squares = product = drift = torch.zeros(0)
-    for index, values in enumerate(replay.runs):
-        rows = _rows(x, values, masks, index)
+    squares = products = drift = torch.zeros(0)
+    for index in range(len(values)):
+        rows = _rows(x, values[index], masks, index)
         if not index:
             width = rows.shape[1]
             squares = torch.zeros(width, dtype=torch.float64)
-            product, drift = (torch.zeros(width, width) for _ in range(2)) if products else (product, drift)
+            products, drift = (torch.zeros(width, width) for _ in range(2)) if plain is not None else (products, drift)
         count += len(rows)
         squares += rows.double().square().sum(0)
-        if products:
-            product.addmm_(rows.T, rows)
-            drift.addmm_((_rows(x, replay.plain[index], masks, index) - rows).T, rows)
-    return Moments(count, squares, *((product, drift) if products else ()))
+        if plain is not None:
+            products.addmm_(rows.T, rows)
+            drift.addmm_((_rows(x, plain[index], masks, index) - rows).T, rows)
+    return Moments(count, squares) if plain is None else Moments(count, squares, products, drift)
 
 
 def _rows(x: fx.Node, values: Values, masks: Sequence[torch.Tensor] | None, index: int) -> torch.Tensor:

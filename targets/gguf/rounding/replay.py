@@ -1,4 +1,4 @@
-"""Run a program over all samples together, node by node, with some weights replaced; what no later node reads is let go."""
+"""Run a program over all samples from one node to another, with some weights replaced; what no later node reads is let go."""
 
 from __future__ import annotations
 
@@ -19,66 +19,65 @@ _LAYOUTS = (
     aten.contiguous.default, aten.clone.default, aten.alias.default, aten.detach.default, aten.to.dtype, aten._to_copy.default,
 )  # fmt: skip
 Values = dict[fx.Node, Any]
+Weights = Mapping[fx.Node, Callable[[], torch.Tensor]]
 
 
 class Replay:
-    """`runs`: the values of each sample that are alive, of the program as it is being rounded; `plain`: those of the program itself.
+    """`values`: for each sample what is alive. `rounded`: what weight nodes stand for instead of the program's tensors.
 
-    `replaced`: weights [out, in] of layers that have not run yet. Weights are read when a node needs them and never kept.
+    Samples go one after another through the same nodes, so that beside `values` there are the activations of one sample, and the
+    weights that these nodes read.
     """
 
     def __init__(
         self,
         program: Program,
-        samples: Sequence[Sequence[torch.Tensor]],
+        order: Sequence[fx.Node],
+        samples: Iterable[Sequence[torch.Tensor]],
         layers: Mapping[fx.Node, Linear],
-        rounded: Mapping[fx.Node, Callable[[], torch.Tensor]],
-        *,
-        compare: bool,
+        rounded: Weights,
     ) -> None:
         self._program, self._layers, self._rounded = program, layers, rounded
-        self.order = needed(program, layers)
-        self.replaced: dict[fx.Node, torch.Tensor] = {}
-        self.runs: list[Values] = [dict(zip(program.inputs(), sample, strict=True)) for sample in samples]
-        self.plain: list[Values] = [dict(values) for values in self.runs] if compare else []
+        self.values: list[Values] = [dict(zip(program.inputs(), sample, strict=True)) for sample in samples]
+        self._constants: Values = {}
+        self._dying = last_reads(order)
         self._varying = set(program.inputs())
-        for node in self.order:
+        for node in order:
             if any(a in self._varying for a in node.all_input_nodes):
                 self._varying.add(node)
-        self._constants: Values = {}
-        self._dying = last_reads(self.order)
 
     @torch.no_grad()
-    def run(self, node: fx.Node) -> None:
-        """Compute a node of `order` for every sample, and let go what it was the last to read."""
-        if node in self._varying:
-            self._run(node, self.runs, self._rounded, self.replaced.pop(node, None))
-            self._run(node, self.plain, {}, None)
-        for value in self._dying.get(node, ()):
+    def run(self, nodes: Sequence[fx.Node], replaced: Mapping[fx.Node, torch.Tensor]) -> None:
+        """Compute these calls, the next of the order, for every sample. `replaced`: weights [out, in] of layers among them."""
+        reads = {node: self._reads(node, node in replaced) for node in nodes if node in self._varying}
+        fixed = {a: self._constant(a) for a in dict.fromkeys(a for found in reads.values() for a in found) if a not in self._varying}
+        for values in self.values:
+            for node in nodes:
+                if node in reads:
+                    known = {a: fixed[a] if a in fixed else values[a] for a in reads[node]}
+                    values[node] = self._layer(node, known, replaced[node]) if node in replaced else call(node, known)
+                for value in self._dying.get(node, ()):
+                    values.pop(value, None)
+        for value in (v for node in nodes for v in self._dying.get(node, ())):
             self._constants.pop(value, None)
-            for values in (*self.runs, *self.plain):
-                values.pop(value, None)
 
-    def _run(
-        self, node: fx.Node, runs: Sequence[Values], rounded: Mapping[fx.Node, Callable[[], torch.Tensor]], weight: torch.Tensor | None
-    ) -> None:
-        layer = self._layers[node] if weight is not None else None
-        wanted = node.all_input_nodes if layer is None else [a for a in (layer.x, layer.bias) if a is not None]
-        fixed = {a: self._constant(a, rounded) for a in wanted if a not in self._varying} if runs else {}
-        for values in runs:
-            known = {**fixed, **{a: values[a] for a in wanted if a in self._varying}}
-            if layer is not None and weight is not None:
-                values[node] = layer.run(known[layer.x], weight, None if layer.bias is None else known[layer.bias])
-            else:
-                values[node] = call(node, known)
+    def _reads(self, node: fx.Node, replaced: bool) -> list[fx.Node]:
+        layer = self._layers.get(node)
+        if not replaced or layer is None:
+            return node.all_input_nodes
+        return [layer.x] if layer.bias is None else [layer.x, layer.bias]
 
-    def _constant(self, node: fx.Node, rounded: Mapping[fx.Node, Callable[[], torch.Tensor]]) -> Any:
+    def _layer(self, node: fx.Node, known: Values, weight: torch.Tensor) -> torch.Tensor:
+        layer = self._layers[node]
+        return layer.run(known[layer.x], weight, None if layer.bias is None else known[layer.bias])
+
+    def _constant(self, node: fx.Node) -> Any:
         """A value that no input decides."""
         if node in self._constants:
             return self._constants[node]
         if node.op == "get_attr":
-            return rounded[node]() if node in rounded else read(self._program.weight(node))
-        value = call(node, {a: self._constant(a, rounded) for a in node.all_input_nodes})
+            return self._rounded[node]() if node in self._rounded else read(self._program.weight(node))
+        value = call(node, {a: self._constant(a) for a in node.all_input_nodes})
         if node.target not in _LAYOUTS:
             self._constants[node] = value
         return value
