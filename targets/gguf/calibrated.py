@@ -27,6 +27,8 @@ from edgecc.targets.gguf.rounding.derivatives import sensitivity
 from edgecc.targets.gguf.rounding.moments import Moments
 from edgecc.targets.gguf.rounding.observation import Step, observe
 
+_FINE = 8  # bits of a weight from which on the outputs hardly move with an embedding
+
 
 @dataclass
 class Calibration:
@@ -81,7 +83,7 @@ def calibrated(by: Calibration) -> Iterator[torch.Tensor]:
 
 def _embedding(by: Calibration, tensor: Tensor) -> torch.Tensor:
     """The table of tokens, by how much the outputs move with its rows."""
-    if not by.compensates:
+    if not by.compensates or FORMATS[by.format(tensor)].bits >= _FINE:
         return encode_tensor(by.program, by.plan, tensor)
     by.progress.detail("how much the outputs move with the embeddings")
     model = by.plan.model

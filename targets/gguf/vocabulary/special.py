@@ -55,7 +55,7 @@ def complete(source: HfTokenizer, tables: Tables) -> Vocabulary:
         ids["eos"] = last[-1]
     taken = [f"{role} {i}" for role, i in _DEFAULTS[model].items() if role not in ids and i < len(tables.table.texts)]
     if taken:
-        notes.append(f"it names no such tokens: llama.cpp takes its own defaults, {', '.join(taken)}")
+        notes.append(f"the tokenizer names none, so llama.cpp takes its own defaults: {', '.join(taken)}; a text ends at eos")
     found: dict[str, Any] = {**tables.keys, TOKENS: list(tables.table.texts), KINDS: list(tables.table.kinds)}
     found |= {f"tokenizer.ggml.{_ROLES[role]}_token_id": ids[role] for role in _ROLES if role in ids}
     found |= _turn_ends(source, tables, ids) if model != "bert" else {}
