@@ -45,6 +45,7 @@ def lower(program: Program, plan: Plan, options: Gguf, directory: Path, context:
     meant = {role: name for name, role in roles(program).items()}
     facts = {
         **plan.facts(),
+        "fixed": {name: role for name, role in roles(program).items() if role in ("types", "positions")},
         "kind": "decoder" if plan.model.head is not None else "encoder",
         "ids": meant["ids"],
         "mask": meant.get("mask", ""),

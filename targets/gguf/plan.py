@@ -150,8 +150,12 @@ def _effect(program: Program, context: PassContext) -> str:
 
 
 def _context(model: LanguageModel, asked: int, configured: int, program: Program) -> tuple[int, str]:
-    """How many tokens the file says that the model was made for, and a note where that is a guess."""
+    """How many tokens the file says that the model was made for, and a note where that is a guess. Raises UsageError where a table
+    of positions has another length than was asked for.
+    """
     table = int(model.embeddings.positions.meta["val"].shape[0]) if model.embeddings.positions is not None else 0
+    if table and asked not in (0, table):
+        raise UsageError(f"--context is {asked}, and the model has a table of {table} positions", hint="leave --context out")
     if table:
         return table, ""
     if asked or configured:

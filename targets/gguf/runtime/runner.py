@@ -2,13 +2,14 @@
 
 manifest.json says under `facts.gguf` what they mean: `kind`, decoder or encoder; `ids` and `mask`, the names of the inputs,
 `""` where there is no mask; `output`; `pooling`, none where the output has an embedding for each token; and, optionally,
-`normalize`, whether embeddings have length one.
+`normalize`, whether embeddings have length one, and `fixed`, the inputs that llama.cpp takes no values for: `types`, which are 0
+for every token, and `positions`, which count from 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Meaning:
     mask: str = ""
     pooling: str = "none"
     normalize: bool = False
+    fixed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, manifest: Mapping[str, Any]) -> Meaning:
@@ -103,6 +105,8 @@ class LlamaCppRunner(Runner):
         if ids.ndim not in (1, 2) or ids.dtype.kind not in "iu":
             raise UsageError(f"{self.meaning.ids} is {ids.dtype}{list(ids.shape)}, want integers [batch, seq]")
         rows = np.atleast_2d(ids)
+        for name, role in self.meaning.fixed.items():
+            _check_fixed(name, inputs[name], role)
         if not self.meaning.mask:
             return [rows.shape[1]] * len(rows)
         kept = np.atleast_2d(inputs[self.meaning.mask]) != 0
@@ -124,6 +128,16 @@ def _find(specs: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
         if spec["name"] == name:
             return spec
     raise ContractError(f"facts.gguf names {name!r}, the manifest has {[s['name'] for s in specs]}", hint="compile the model again")
+
+
+def _check_fixed(name: str, given: Array, role: str) -> None:
+    """Raises UsageError for other values than llama.cpp computes with."""
+    wanted = np.zeros(given.shape[-1]) if role == "types" else np.arange(given.shape[-1])
+    if (given != wanted).any():
+        raise UsageError(
+            f"{name} is {given.reshape(-1, given.shape[-1])[0].tolist()}; llama.cpp runs every sequence with {wanted.astype(int).tolist()}",
+            hint="give that, or run the model elsewhere",
+        )
 
 
 def _padded(rows: Sequence[Array], length: int) -> Array:

@@ -113,6 +113,11 @@ def erf() -> Any:
     return decoder(replace(DECODERS["gpt"][0], activation="gelu")), _ids(12)
 
 
+def with_positions() -> Any:
+    """A factory: a decoder with a table of 64 positions."""
+    return decoder(DECODERS["gpt"][0]), _ids(12)
+
+
 def image_model() -> Any:
     """A factory: no language model."""
     return torch.nn.Conv2d(3, 4, 3), (torch.ones(1, 3, 8, 8),)

@@ -341,9 +341,13 @@ def test_inputs_that_llama_cpp_cannot_take(artifact, edgecc, tmp_path, ids, mask
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    return compiled(tiny_bert(folder / "bert"), folder / "out", "--quant", "f16", "--allow-approximate", *tokens(8))
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bert(tmp_path_factory.mktemp("hf") / "bert")
+
+
+@pytest.fixture(scope="module")
+def encoder(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(bert, tmp_path_factory.mktemp("encoder") / "out", "--quant", "f16", "--allow-approximate", *tokens(8))
 
 
 def test_an_encoder_continues_no_prompt(encoder, edgecc):
@@ -354,3 +358,21 @@ def test_a_prompt_without_a_tokenizer_wants_ids(llama, edgecc, tmp_path):
     compiled(llama, tmp_path / "out", "--quant", "f16", "--tokenizer", "none", *tokens(8))
     refused(edgecc("run", "out", "--prompt", "a", "--progress", "none"), 2, "the file holds no tokenizer", "--prompt-ids 1,2,3")
     assert edgecc("run", "out", "--prompt-ids", "1,2,3", "--max-tokens", "2").code == 0
+
+
+def test_token_types_other_than_the_first_are_refused(edgecc, tmp_path, bert):
+    """llama.cpp adds the first row of their table to every token."""
+    flags = [*tokens(4), "--input", "token_type_ids:i64[1,4]", "--allow-approximate"]
+    compiled(bert, tmp_path / "out", "--quant", "f32", *flags)
+    for name, values in (("ids", [1, 2, 3, 4]), ("ones", [1] * 4), ("zeros", [0] * 4), ("types", [0, 0, 1, 1])):
+        np.save(tmp_path / f"{name}.npy", np.array([values]))
+    given = ["--input", "input_ids=ids.npy", "--input", "attention_mask=ones.npy", "--progress", "none"]
+    assert edgecc("run", "out", *given, "--input", "token_type_ids=zeros.npy").code == 0
+    message = "token_type_ids is [0, 0, 1, 1]; llama.cpp runs every sequence with [0, 0, 0, 0]"
+    refused(edgecc("run", "out", *given, "--input", "token_type_ids=types.npy"), 2, message)
+
+
+def test_a_context_that_the_table_of_positions_contradicts(edgecc, folder):
+    result = edgecc("compile", f"{HERE}:with_positions", *FLAGS, "--context", "32")
+    refused(result, 2, "--context is 32, and the model has a table of 64 positions")
+    assert folder() == []

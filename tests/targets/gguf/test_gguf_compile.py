@@ -16,10 +16,13 @@ import pytest
 import torch
 
 import edgecc as api
+from edgecc.errors import ContractError
 from edgecc.ir.signature import Dim
 from edgecc.targets.gguf.target import Gguf
 from tests import ROOT
 from tests.cli.conftest import edgecc  # noqa: F401  a fixture
+from tests.targets.gguf.damaged_target import DamagedGguf
+from tests.targets.gguf.decoders import DECODERS, decoder
 from tests.targets.gguf.gguf_host import HERE, compiled, hand_written, report_of, stored, tiny_bert, tiny_llama, tokens
 from tests.targets.gguf.vocabulary_host import HELDOUT, minilm, pyllama, sentences
 
@@ -287,3 +290,21 @@ def test_an_encoder_with_another_weight_says_where(bert, edgecc):
     flags = ["--target", "damaged_gguf", "--load", HERE.replace("gguf_host", "damaged_target"), "--quant", "f32", "-o", "out", *tokens(16)]
     result = edgecc("compile", bert, *flags, "--allow-approximate", "--progress", "none")
     assert result.code == 1 and "the first layer that differs is layer 1 of 2" in result.err and "modeling_bert.py:" in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "layer"),
+    [
+        ("no_network", "blk.2.ffn_up.weight", "layer 2 of 3"),
+        ("parallel_one", "blk.1.attn_output.weight", "layer 1 of 2"),
+        ("parallel_two", "blk.0.ffn_up.weight", "layer 0 of 2"),
+        ("alibi", "blk.1.ffn_down.weight", "layer 1 of 2"),
+        ("qwen2", "blk.1.attn_q.bias", "layer 1 of 2"),
+        ("pruned", "token_embd.weight", "layer 0 of 2"),
+    ],
+)
+def test_every_kind_of_layer_can_be_blamed(name, tensor, layer, tmp_path):
+    model, ids = decoder(DECODERS[name][0]), torch.randint(0, 97, (1, 12), generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ContractError, match=rf"the first layer that differs is {layer}, %.*t\.\d\.m, decoders\.py:\d+"):
+        api.compile(model, ids, target=DamagedGguf(mixture="f32", tensor=tensor), output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
