@@ -49,7 +49,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """pyllama in several mixtures, assessed on text that it was not trained on."""
     source, folder = pyllama(), tmp_path_factory.mktemp("trained")
-    (folder / "held.txt").write_text(HELDOUT.read_text(encoding="utf-8")[:6000])
+    (folder / "held.txt").write_text(HELDOUT.read_text(encoding="utf-8")[:4000])
     return {q: compiled(source, folder / q, "--quant", q, "--eval", folder / "held.txt", *tokens(64)) for q in BOUNDS}
 
 
