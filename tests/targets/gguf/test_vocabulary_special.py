@@ -61,7 +61,7 @@ def test_the_second_end_of_the_generation_configuration_ends_a_turn(tmp_path: Pa
 
 def test_what_llama_cpp_assumes_where_no_token_is_named_is_noted(tokenizer: Any, tmp_path: Path) -> None:
     directory = host.save(tmp_path, tokenizer)
-    assert "llama.cpp takes its own defaults, bos 11, eos 11" in read_vocabulary(directory, 280).notes[-1]
+    assert "llama.cpp takes its own defaults: bos 11, eos 11" in read_vocabulary(directory, 280).notes[-1]
     assert not read_vocabulary(host.save(tmp_path, tokenizer, NAMES), 280).notes
 
 
