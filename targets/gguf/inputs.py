@@ -10,6 +10,7 @@ from torch import fx
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import Sample
 from edgecc.targets.gguf.recognition.embeddings import input_of, open_program
+from edgecc.targets.gguf.recognition.positions import are_positions
 from edgecc.targets.gguf.recognition.reading import UnrecognizedError
 
 aten = torch.ops.aten
@@ -26,13 +27,13 @@ def roles(program: Program) -> Mapping[str, str]:
         if source is not None and isinstance(node.args[0], fx.Node):
             tables[source] = int(node.args[0].meta["val"].shape[0])
     found = {}
-    for node, spec in zip(program.inputs(), program.signature.inputs, strict=True):
+    for node, spec, example in zip(program.inputs(), program.signature.inputs, program.examples, strict=True):
         if node is ids:
             found[spec.name] = "ids"
         elif node in tables:
             found[spec.name] = "types" if tables[node] <= _TYPES else "positions"
         else:
-            found[spec.name] = "mask"
+            found[spec.name] = "positions" if are_positions(spec.name, example) else "mask"
     return found
 
 

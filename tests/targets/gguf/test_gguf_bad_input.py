@@ -374,3 +374,16 @@ def test_a_context_that_the_table_of_positions_contradicts(edgecc, folder):
     result = edgecc("compile", f"{HERE}:with_positions", *FLAGS, "--context", "32")
     refused(result, 2, "--context is 32, and the model has a table of 64 positions")
     assert folder() == []
+
+
+def test_positions_that_do_not_count_from_0_are_refused(llama, artifact, edgecc, tmp_path):
+    compiled(llama, tmp_path / "out", "--quant", "q8_0", *tokens(8), "--input", "position_ids:i64[1,8]")
+    for name, values in (("ids", range(10, 18)), ("ones", [1] * 8), ("counted", range(8)), ("later", range(3, 11))):
+        np.save(tmp_path / f"{name}.npy", np.array([list(values)]))
+    given = ["--input", "input_ids=ids.npy", "--input", "attention_mask=ones.npy", "--progress", "none", "-o", "found.npz", "--overwrite"]
+    assert edgecc("run", artifact, *given).code == 0
+    wanted = np.load("found.npz")["logits"]
+    assert edgecc("run", "out", *given, "--input", "position_ids=counted.npy").code == 0
+    np.testing.assert_array_equal(np.load("found.npz")["logits"], wanted)  # the files hold the same numbers
+    message = "position_ids is [3, 4, 5, 6, 7, 8, 9, 10]; llama.cpp runs every sequence with [0, 1, 2, 3, 4, 5, 6, 7]"
+    refused(edgecc("run", "out", *given, "--input", "position_ids=later.npy"), 2, message)
