@@ -236,11 +236,11 @@ def _network(block: str, f: FeedForward, want: Architecture, size: int, width: i
 
 
 def _norm(name: str, norm: Norm, want: Architecture, width: int) -> Iterator[Tensor]:
-    ones = torch.ones(width) if norm.weight is None else None
-    yield Tensor(f"{name}.weight", (width,), stored=norm.weight, values=ones)
+    ones = norm.factor if norm.factor is not None else torch.ones(width)
+    yield Tensor(f"{name}.weight", (width,), stored=norm.weight, factor=norm.factor, values=ones if norm.weight is None else None)
     if norm.bias is not None or want.biases["norm"] == "always":
         zeros = torch.zeros(width) if norm.bias is None else None
-        yield Tensor(f"{name}.bias", (width,), stored=norm.bias, values=zeros)
+        yield Tensor(f"{name}.bias", (width,), stored=norm.bias, factor=norm.factor, values=zeros)
 
 
 def _matrix(name: str, pieces: Sequence[Piece]) -> Tensor:

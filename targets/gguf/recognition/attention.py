@@ -46,7 +46,7 @@ def read_attention(reader: Reader, node: fx.Node, output: Linear) -> Attention:
     columns = read_columns(reader, node, output.call)
     wanted = torch.arange(heads * value_width).view(heads, value_width)[order].flatten()
     scale = bound["scale"] if bound["scale"] is not None else 1 / math.sqrt(shape_of(reader, bound["query"])[-1])
-    mask = read_mask(reader, node, heads, reader.length)
+    mask = read_mask(reader, node, heads)
     return Attention(
         node,
         heads,

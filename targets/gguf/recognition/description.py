@@ -42,11 +42,12 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """`weight` and `bias` are weight nodes or computed of them, None where there is none; `order` [n] i64 the order of their numbers, None for theirs;
-    `factor`: what multiplies the result.
+    """The norm of `source`; `node` is its result. `weight` and `bias` are weight nodes or computed of them, None where there is none;
+    `order` [n] i64 the order of their numbers, None for theirs; `factor` [n] f32: what multiplies the result, None for 1.
     """
 
     node: fx.Node
+    source: fx.Node
     kind: Literal["rms", "layer"]
     weight: fx.Node | None
     bias: fx.Node | None

@@ -12,10 +12,11 @@ from edgecc.ir.ops import operator_name
 from edgecc.ir.program import Program
 from edgecc.targets.gguf.recognition.attention import read_attention
 from edgecc.targets.gguf.recognition.description import Attention, FeedForward, LanguageModel, Layer, Linear, Norm
-from edgecc.targets.gguf.recognition.embeddings import open_program, read_embeddings
+from edgecc.targets.gguf.recognition.embeddings import read_embeddings
 from edgecc.targets.gguf.recognition.feed_forward import layer_of, read_feed_forward
+from edgecc.targets.gguf.recognition.opening import open_program
 from edgecc.targets.gguf.recognition.ports import plain
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, input_of, linear_at, norm_at, norm_input, shape_of
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, input_of, linear_at, norm_at, shape_of
 from edgecc.targets.gguf.recognition.straight import is_linear
 
 
@@ -51,7 +52,7 @@ def read_model(program: Program) -> LanguageModel:
     else:
         head, at = None, plain(reader, output)
     norm = norm_at(at, reader)
-    steps = list(_steps(reader, at if norm is None else plain(reader, norm_input(norm))))
+    steps = list(_steps(reader, at if norm is None else plain(reader, norm.source)))
     if norm is not None and steps and not any(b.before for b in steps[0].branches):
         steps, norm = [_Step(steps[0].branches, norm, steps[0].previous), *steps[1:]], None  # it belongs to the last layer
     if not steps:
@@ -78,7 +79,7 @@ def _steps(reader: Reader, node: fx.Node) -> Iterator[_Step]:
 def _step(reader: Reader, node: fx.Node) -> _Step | None:
     """The last step that leads to `node`, None where that is made of the embeddings alone."""
     after = norm_at(node, reader)
-    at = plain(reader, norm_input(after)) if after is not None else node
+    at = plain(reader, after.source) if after is not None else node
     if at.target is not aten.linear.default and not reader.sources(at, aten.linear.default):
         return None
     if at.target is not aten.add.Tensor:
@@ -133,7 +134,7 @@ def _branch(reader: Reader, layer: Linear, previous: fx.Node) -> _Branch:
     if read is previous:
         return _Branch(part, None)
     before = norm_at(read, reader)
-    if before is None or plain(reader, norm_input(before)) is not previous:
+    if before is None or plain(reader, before.source) is not previous:
         raise UnrecognizedError(read, f"%{part.node.name} reads it, want the stream %{previous.name} or its norm")
     return _Branch(part, before)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import fx
 from edgecc.ir import provenance
 from edgecc.ir.ops import bound_arguments, operator_name
 from edgecc.ir.program import Program
-from edgecc.targets.gguf.recognition.description import Linear, Norm, Rope
+from edgecc.targets.gguf.recognition.description import Linear, Mask, Norm, Rope
 
 aten = torch.ops.aten
 
@@ -39,6 +39,12 @@ SAME = frozenset(
 #: What a program may round to without being another model.
 _NARROW = frozenset({torch.float16, torch.bfloat16})
 
+#: What depends on the shape of an operand alone.
+_SIZES = frozenset(
+    {aten.sym_size.int, aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.empty_like.default}
+    | {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default}
+)
+
 
 class UnrecognizedError(Exception):
     """The graph computes something else here. `node` is where, `message` what was found and what was looked for."""
@@ -61,8 +67,9 @@ def call_text(node: fx.Node) -> str:
 class Reader:
     """A program, the nodes that depend on the rows of its tokens, and `batch` sequences of `length` tokens for it.
 
-    `examples`: what its inputs are given. Everything is computed in float32 or wider, whatever the program casts to.
-    `turns`: rotations of positions found so far, with the order of dimensions that goes with each.
+    `examples`: what its inputs are given, `ids` the one of the tokens, `sizes` those of its symbols. Everything is computed in float32
+    or wider, whatever the program casts to. `turns`: rotations of positions found so far, with the order of dimensions that goes with
+    each; `masks`: of attentions, found so far.
     """
 
     program: Program
@@ -70,7 +77,10 @@ class Reader:
     batch: int
     length: int
     examples: Mapping[fx.Node, torch.Tensor] = field(default_factory=dict)
+    ids: fx.Node | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
     turns: list[tuple[Rope | None, torch.Tensor]] = field(default_factory=list)
+    masks: dict[tuple[fx.Node, int], Mask] = field(default_factory=dict)
     order: dict[fx.Node, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,10 +93,15 @@ class Reader:
         return self.values([node], given or {})[0]
 
     def values(self, nodes: Sequence[fx.Node], given: Mapping[fx.Node, torch.Tensor]) -> list[Any]:
-        """Several of them at once."""
+        """Several of them at once. Raises UnrecognizedError where one depends on which tokens are given."""
         found: dict[fx.Node, Any] = {**self.examples, **given}
+        needed = sorted(_needed(nodes, found), key=self.order.__getitem__)
         with torch.no_grad():
-            for node in sorted(_needed(nodes, found), key=self.order.__getitem__):
+            for node in needed:
+                if self.ids is not None and self.ids in node.all_input_nodes and self.ids not in given and node.target not in _SIZES:
+                    raise UnrecognizedError(
+                        node, "it depends on which tokens are given (a mask of padding?): llama.cpp has nothing of the kind"
+                    )
                 found[node] = self._compute(node, found)
         return [found[node] for node in nodes]
 
@@ -151,8 +166,7 @@ def _needed(nodes: Sequence[fx.Node], given: Mapping[fx.Node, Any], within: froz
 
 def shape_of(reader: Reader, node: fx.Node) -> tuple[int, ...]:
     """The shape at the sizes of the examples."""
-    sizes: Mapping[str, int] = reader.program.example_sizes()
-    return tuple(_size(node, s, sizes) for s in node.meta["val"].shape)
+    return tuple(_size(node, s, reader.sizes) for s in node.meta["val"].shape)
 
 
 def _size(node: fx.Node, size: Any, sizes: Mapping[str, int]) -> int:
@@ -203,7 +217,9 @@ def input_of(linear: Linear) -> fx.Node:
 
 
 def norm_at(node: fx.Node, reader: Reader) -> Norm | None:
-    """A norm over the last dimension with weights that do not depend on the tokens, None for any other call."""
+    """A norm over the last dimension, and constants that multiply it; its weights do not depend on the tokens. None for any other call."""
+    if node.target is aten.mul.Tensor and node in reader.live:
+        return _scaled_norm(node, reader)
     if node.target not in (aten.rms_norm.default, aten.layer_norm.default):
         return None
     bound = bound_arguments(node)
@@ -212,11 +228,20 @@ def norm_at(node: fx.Node, reader: Reader) -> Norm | None:
         return None
     rms = node.target is aten.rms_norm.default
     eps = bound["eps"] if bound["eps"] is not None else torch.finfo(node.meta["val"].dtype).eps
-    return Norm(node, "rms" if rms else "layer", weight, bias, float(eps))
+    return Norm(node, bound["input"], "rms" if rms else "layer", weight, bias, float(eps))
 
 
-def norm_input(norm: Norm) -> fx.Node:
-    """What a norm reads."""
-    x = norm.node.args[0]
-    assert isinstance(x, fx.Node)
-    return x
+def _scaled_norm(node: fx.Node, reader: Reader) -> Norm | None:
+    moving = [strip(a) for a in node.args if a in reader.live]
+    norm = norm_at(moving[0], reader) if len(moving) == 1 else None
+    if norm is None:
+        return None
+    (constant,) = (a for a in node.args if a not in reader.live)
+    if isinstance(constant, fx.Node) and not reader.is_constant(constant):
+        return None
+    factor = torch.as_tensor(reader.value(constant), dtype=torch.float32)
+    width = int(node.meta["val"].shape[-1])
+    if factor.numel() not in (1, width) or factor.shape[-1:] not in ((), (1,), (width,)):
+        return None
+    whole = factor.flatten().expand(width)
+    return replace(norm, node=node, factor=whole if norm.factor is None else whole * norm.factor)
