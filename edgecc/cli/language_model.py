@@ -64,6 +64,6 @@ def show_assessment(found: Mapping[str, Any] | None, terminal: Terminal) -> None
 
 
 def _logits(found: Mapping[str, Any], perplexity: bool) -> str:
-    line = f"{found['positions']} tokens: KL {found['kl']:.3g}, the same likeliest token at {100 * found['top1_agreement']:.2f} %"
-    line += f", logits within {found['max_error']:.3g}"
+    line = f"{found['positions']} tokens: KL {found['kl']:.2e}, the same likeliest token at {100 * found['top1_agreement']:.2f} %"
+    line += f", logits within {found['max_error']:.2e}"
     return line + (f", perplexity {found['perplexity']:.4f} ({found['reference_perplexity']:.4f} in PyTorch)" if perplexity else "")
