@@ -22,7 +22,16 @@ _SIZES = {
     "eos_token_id": 2,
 }
 _GROUPED = {**_SIZES, "num_key_value_heads": 2}
-_GPT2 = {"n_embd": 48, "n_layer": 2, "n_head": 6, "vocab_size": 97, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}
+_GPT2 = {
+    "initializer_range": 0.2,
+    "n_embd": 48,
+    "n_layer": 2,
+    "n_head": 6,
+    "vocab_size": 97,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 def _rope(kind: str, **options: float) -> dict[str, Any]:
