@@ -45,7 +45,8 @@ def assess(
     with LlamaCpp(file, threads=int(manifest["facts"]["threads"])) as llama:
         if facts["kind"] == "encoder":
             return {**_embeddings(llama, original, chain(samples, text or ()), ids, mask).as_dict(), "tokenizer": list(notes)}
-        found: dict[str, Any] = {"random": _logits(llama, original, samples, ids).as_dict(), "tokenizer": list(notes)}
+        random = _logits(llama, original, samples, ids).as_dict()
+        found: dict[str, Any] = {"random": {k: v for k, v in random.items() if "perplexity" not in k}, "tokenizer": list(notes)}
         windows = None if text is None else list(text)
         if windows:
             found["text"] = _logits(llama, original, windows, ids).as_dict()

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from edgecc.errors import UsageError
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import PassContext
 from edgecc.targeting.base import Lowered
 from edgecc.targets.gguf.blocks import FORMATS
+from edgecc.targets.gguf.bounds import min_sqnr_db, tolerance
 from edgecc.targets.gguf.calibrated import calibrated, calibration
 from edgecc.targets.gguf.encode import encoded, weighed
 from edgecc.targets.gguf.inputs import roles
@@ -25,26 +27,25 @@ if TYPE_CHECKING:
     from edgecc.targets.gguf.target import Gguf
 
 IMATRIX = "imatrix.gguf"
-#: The largest difference of logits, over their largest, that llama.cpp's arithmetic makes: activations are rounded to float16 and
-#: bfloat16 beside such weights, to blocks of 8 bits beside quantized ones, and GELU is read from a table of float16.
-_TOLERANCES = {"f32": 1e-4, "f16": 1e-2, "bf16": 5e-2}
-_QUANTIZED, _TABLE = 0.1, 5e-3
-_QUANTIZED_SQNR = 25.0  # dB; blocks of 8 bits of activations are about 40
 
 
 def lower(program: Program, plan: Plan, options: Gguf, directory: Path, context: PassContext) -> Lowered:
-    """Write model.gguf, or its shards. Raises UsageError for weights that are not finite."""
+    """Write model.gguf, or its shards. Raises UsageError for weights that are not finite, and for two sources of what rounding
+    goes by."""
+    if options.imatrix and context.calibration is not None:
+        raise UsageError("--imatrix and --calibration both say what rounding goes by", hint="leave one of them out")
     keep_first_output(program, context)
     planned = [Planned(t.name, t.shape, plan.formats[t.name].format) for t in plan.tensors]
     written = write(
         directory / MODEL, plan.keys, planned, _data(program, plan, options, directory, context), shard_bytes=options.shard_bytes
     )
     _remark(plan, context)
-    restore(program, plan, written)
+    restore(program, plan, written, compensated=_rounding(plan, options, context) == "compensated")
     program.recompile()
     meant = {role: name for name, role in roles(program).items()}
     facts = {
         **plan.facts(),
+        "approximations": [str(r) for r in context.remarks.of("approximate-gelu", "applied")],
         "fixed": {name: role for name, role in roles(program).items() if role in ("types", "positions")},
         "kind": "decoder" if plan.model.head is not None else "encoder",
         "ids": meant["ids"],
@@ -56,7 +57,9 @@ def lower(program: Program, plan: Plan, options: Gguf, directory: Path, context:
         "shards": len(written.files),
     }
     first, *rest = (file.name for file in written.files)
-    return Lowered(first, {"gguf": facts, "threads": options.threads}, rest, lossy=True, tolerance=tolerance(plan), min_sqnr_db=_sqnr(plan))
+    return Lowered(
+        first, {"gguf": facts, "threads": options.threads}, rest, lossy=True, tolerance=tolerance(plan), min_sqnr_db=min_sqnr_db(plan)
+    )
 
 
 def _data(program: Program, plan: Plan, options: Gguf, directory: Path, context: PassContext) -> Iterator[torch.Tensor]:
@@ -89,17 +92,6 @@ def _blocks(plan: Plan) -> bool:
     return any(FORMATS[row.format].block > 1 for row in plan.rows())
 
 
-def tolerance(plan: Plan) -> float:
-    """What llama.cpp's arithmetic explains of a difference."""
-    formats = {row.format for row in plan.rows() if len(row.shape) > 1}
-    own = max(_TOLERANCES.get(f, _QUANTIZED) for f in formats)
-    return max(own, _TABLE) if plan.architecture.activation == "gelu_tanh" else own
-
-
-def _sqnr(plan: Plan) -> float:
-    return 0.0 if {row.format for row in plan.rows()} <= set(_TOLERANCES) else _QUANTIZED_SQNR
-
-
 def keep_first_output(program: Program, context: PassContext) -> None:
     """The result that the file computes is the first one; others are remarked and dropped."""
     outputs = program.outputs()
@@ -110,7 +102,9 @@ def keep_first_output(program: Program, context: PassContext) -> None:
 
 
 def _remark(plan: Plan, context: PassContext) -> None:
-    for row in plan.rows():
-        choice = plan.formats[row.name]
+    """Every format that a shape forbade, at the call that multiplies by the tensor."""
+    for tensor in plan.tensors:
+        choice = plan.formats[tensor.name]
         if choice.wanted != choice.format:
-            context.missed(plan.model.output, f"{row.name} is {choice.format} instead of {choice.wanted}: {choice.reason}")
+            node = tensor.pieces[0].linear.call if tensor.pieces else plan.model.embeddings.node
+            context.missed(node, f"{tensor.name} is {choice.format} instead of {choice.wanted}: {choice.reason}")

@@ -64,7 +64,11 @@ class Gguf(Target):
             )
 
     def with_quant(self, name: str) -> Gguf:
-        return replace(self, mixture=name.lower())
+        """A name without its size is that of the medium mixture, as in llama.cpp: q4_k is q4_k_m."""
+        from edgecc.targets.gguf.mixture import MIXTURES
+
+        mixture = name.lower()
+        return replace(self, mixture=f"{mixture}_m" if mixture not in MIXTURES and f"{mixture}_m" in MIXTURES else mixture)
 
     def pipeline(self) -> str:
         return _PIPELINE + (" | legalize: approximate-gelu" if self.allow_approximate else "")
