@@ -21,7 +21,8 @@ class Choice:
 
 
 def choose(model: LanguageModel) -> Choice | Sequence[tuple[Architecture, Difference]]:
-    """An architecture without a difference, else one with small ones alone, else the first difference of each, the nearest first.
+    """An architecture without a difference, else one with small ones alone, else the first difference of each, the nearest first: that
+    with the fewest, of equal ones that which begins to differ the furthest into the graph.
 
     Of several, that for which the fewest biases are made up, then the narrowest.
     """
@@ -30,8 +31,9 @@ def choose(model: LanguageModel) -> Choice | Sequence[tuple[Architecture, Differ
     if fitting:
         chosen, small = min(fitting, key=lambda entry: (len(entry[1]), _made_up(model, entry[0])))
         return Choice(chosen, small, [(a, ds[0]) for a, ds in found if ds and a is not chosen])
+    order = {node: i for i, node in enumerate(model.output.graph.nodes)}
     counted = [([d for d in ds if not d.small], a) for a, ds in found]
-    return [(a, large[0]) for large, a in sorted(counted, key=lambda entry: len(entry[0]))]
+    return [(a, large[0]) for large, a in sorted(counted, key=lambda entry: (len(entry[0]), -order[entry[0][0].node]))]
 
 
 def _made_up(model: LanguageModel, want: Architecture) -> int:

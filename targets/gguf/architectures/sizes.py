@@ -13,7 +13,8 @@ _EMPTY = 32  # zeros of a network that is missing: as many as a block of most fo
 
 @dataclass(frozen=True)
 class Sizes:
-    """For each layer: heads, heads with keys of their own, and the width of the network; no heads where the attention is missing.
+    """For each layer: heads, heads with keys of their own, and the width of the network; no heads where the attention is missing, but
+    in the first layer, where llama.cpp takes that for a model without any.
 
     `width` is that of one head. What a layer of the model lacks is filled with zeros, which add nothing to the stream.
     """
@@ -32,7 +33,7 @@ def sizes_of(model: LanguageModel, architecture: Architecture) -> Sizes:
     kv_heads = [a.kv_heads if a else 0 for a in attentions]
     network = [layer.feed_forward.up.shape[0] if layer.feed_forward else _EMPTY for layer in model.layers]
     if architecture.varied:
-        return Sizes(heads, kv_heads, network, width)
+        return Sizes([heads[0] or 1, *heads[1:]], [kv_heads[0] or 1, *kv_heads[1:]], network, width)
     shared = next(a.heads // a.kv_heads for a in attentions if a is not None)
     most = max(heads) if architecture.wide else model.width // width
     count = len(heads)

@@ -153,7 +153,9 @@ def plain_frequencies(width: int) -> torch.Tensor:
 
 def _layer(layer: Layer, architecture: Architecture, sizes: Sizes, width: int) -> Iterator[Tensor]:
     block = f"blk.{layer.index}."
-    if layer.attention is not None:
+    if layer.attention is None and sizes.heads[layer.index]:
+        yield from _no_attention(block, sizes.width, width)
+    elif layer.attention is not None:
         norm = layer.after_attention if architecture.after else layer.before_attention
         assert norm is not None
         yield from _norm(block + ("attn_output_norm" if architecture.after else "attn_norm"), norm, architecture, width)
@@ -166,6 +168,13 @@ def _layer(layer: Layer, architecture: Architecture, sizes: Sizes, width: int) -
         if architecture.parallel != "one norm":
             yield from _norm(block + ("layer_output_norm" if architecture.after else "ffn_norm"), norm, architecture, width)
         yield from _network(block, layer.feed_forward, architecture, sizes.network[layer.index], width)
+
+
+def _no_attention(block: str, size: int, width: int) -> Iterator[Tensor]:
+    """One head of zeros."""
+    yield Tensor(f"{block}attn_norm.weight", (width,), values=torch.ones(width))
+    for name, shape in (("attn_q", (size, width)), ("attn_k", (size, width)), ("attn_v", (size, width)), ("attn_output", (width, size))):
+        yield Tensor(f"{block}{name}.weight", shape, values=torch.zeros(shape))
 
 
 def _no_network(block: str, size: int, width: int) -> Iterator[Tensor]:

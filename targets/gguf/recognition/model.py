@@ -52,6 +52,8 @@ def read_model(program: Program) -> LanguageModel:
     else:
         head, at = None, plain(reader, output)
     norm = norm_at(at, reader)
+    if head is None and norm is None and at.target is not aten.add.Tensor:
+        raise UnrecognizedError(at, f"the result is that of {operator_name(at.target)}, want that of a layer (logits), a norm or a sum")
     steps = list(_steps(reader, at if norm is None else plain(reader, norm.source)))
     if norm is not None and steps and not any(b.before for b in steps[0].branches):
         steps, norm = [_Step(steps[0].branches, norm, steps[0].previous), *steps[1:]], None  # it belongs to the last layer
@@ -65,7 +67,8 @@ def _check_shape(reader: Reader, output: fx.Node) -> None:
     shape = shape_of(reader, output)
     if prod(shape[:-1]) != reader.batch * reader.length:
         raise UnrecognizedError(
-            output, f"the result has shape {list(shape)}, want numbers for each of {reader.batch} x {reader.length} tokens"
+            output,
+            f"the result has shape {list(shape)}, want numbers for each of {reader.batch} x {reader.length} tokens, not of the last alone",
         )
 
 
@@ -91,6 +94,9 @@ def _step(reader: Reader, node: fx.Node) -> _Step | None:
     if len(streams) == len(terms):
         last = max(streams, key=reader.order.__getitem__)
         raise UnrecognizedError(last, f"{operator_name(last.target)} is added to the stream, want what a layer gives, as it is")
+    constants = [t for t in streams if t not in reader.live]
+    if constants:
+        raise UnrecognizedError(at, f"%{constants[0].name}, which does not depend on the tokens, is added to the stream")
     if len(streams) != 1:
         raise UnrecognizedError(at, f"layers are added to {len(streams)} values ({found}), want one stream")
     (previous,) = streams

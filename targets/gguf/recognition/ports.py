@@ -19,7 +19,7 @@ _STILL = 1e-5  # of normal numbers: a factor or two in float32
 @dataclass(frozen=True)
 class Port:
     """A node whose value has `shape`: tokens lie along the axis `tokens`, sequences along `sequences`, None where both lie along
-    `tokens`, one sequence after another.
+    `tokens`: one sequence after another, or, where they are `mixed`, the first tokens of all sequences first.
     """
 
     node: fx.Node
@@ -28,6 +28,7 @@ class Port:
     sequences: int | None
     batch: int
     length: int
+    mixed: bool = False
 
     @property
     def channels(self) -> int:
@@ -43,11 +44,15 @@ class Port:
         """values [sequences, tokens, channels], or fewer axes for the same everywhere -> the value of the node."""
         order = self._order
         whole = values.expand(self.batch, self.length, self.channels)
+        whole = whole.transpose(0, 1) if self.mixed else whole
         return whole.reshape([self.shape[axis] for axis in order]).permute([order.index(a) for a in range(len(order))]).contiguous()
 
     def read(self, value: torch.Tensor) -> torch.Tensor:
         """[sequences, tokens, channels] f64."""
-        return value.permute(self._order).reshape(self.batch, self.length, -1).double()
+        first = value.permute(self._order)
+        if self.mixed:
+            return first.reshape(self.length, self.batch, -1).transpose(0, 1).double()
+        return first.reshape(self.batch, self.length, -1).double()
 
 
 def ports(reader: Reader, node: fx.Node) -> Iterator[Port]:
@@ -56,6 +61,8 @@ def ports(reader: Reader, node: fx.Node) -> Iterator[Port]:
     for tokens in range(len(shape) - 1):
         if shape[tokens] == batch * length and (tokens == 0 or batch == 1):
             yield Port(node, shape, tokens, None, batch, length)
+            if batch > 1:
+                yield Port(node, shape, tokens, None, batch, length, mixed=True)
         for sequences in range(len(shape) - 1):
             if sequences != tokens and (shape[sequences], shape[tokens]) == (batch, length):
                 yield Port(node, shape, tokens, sequences, batch, length)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgecc.errors import UnsupportedError
-from tests.targets.gguf.encoders import ENCODERS, _NOMIC, Encoding, encoder
+from tests.targets.gguf.encoders import _NOMIC, ENCODERS, Encoding, encoder
 from tests.targets.gguf.parity_host import EXACT, TABLE, ids, lowered, parity, plan_of
 
 
