@@ -96,7 +96,8 @@ def _steps(by: Calibration, layers: Sequence[Tensor], rounded: dict[fx.Node, tor
     table = next(t for t in by.plan.tensors if t.stored is by.plan.model.embeddings.tokens)
 
     def decoded() -> torch.Tensor:
-        return decode(rounded[by.plan.model.embeddings.tokens], by.format(table), table.shape[1])
+        found = decode(rounded[by.plan.model.embeddings.tokens], by.format(table), table.shape[1])
+        return found if table.factor is None else found / table.factor
 
     known = {by.plan.model.embeddings.tokens: decoded} if by.compensates and rounded else None
     return observe(by.program, by.samples, calls, masks=by.masks, rounded=known, products=by.compensates)

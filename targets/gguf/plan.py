@@ -18,7 +18,7 @@ from edgecc.targets.gguf.architectures.sizes import sizes_of
 from edgecc.targets.gguf.architectures.table import Architecture
 from edgecc.targets.gguf.architectures.tensors import Tensor, tensors_of
 from edgecc.targets.gguf.config import check_config, read_config
-from edgecc.targets.gguf.recognition.description import LanguageModel
+from edgecc.targets.gguf.recognition.description import LanguageModel, rows_of
 from edgecc.targets.gguf.recognition.model import read_model
 from edgecc.targets.gguf.recognition.reading import UnrecognizedError
 from edgecc.targets.gguf.sizes import Size, sizes, total
@@ -153,7 +153,7 @@ def _context(model: LanguageModel, asked: int, configured: int, program: Program
     """How many tokens the file says that the model was made for, and a note where that is a guess. Raises UsageError where a table
     of positions has another length than was asked for.
     """
-    table = int(model.embeddings.positions.meta["val"].shape[0]) if model.embeddings.positions is not None else 0
+    table = rows_of(model.embeddings.positions) if model.embeddings.positions is not None else 0
     if table and asked not in (0, table):
         raise UsageError(f"--context is {asked}, and the model has a table of {table} positions", hint="leave --context out")
     if table:

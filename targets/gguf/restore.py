@@ -49,6 +49,11 @@ class _Part:
         data = self.data[self.first * row : (self.first + count) * row].reshape(count, row)
         return decode(torch.from_numpy(np.array(data)), self.format, columns)
 
+    def stored(self, node: fx.Node) -> torch.Tensor:
+        """As the weight that the whole tensor is: without its factor, and with its axes of one."""
+        values = self.values() if self.tensor.factor is None else self.values() / self.tensor.factor
+        return values.reshape(node.meta["val"].shape)
+
 
 def restore(program: Program, plan: Plan, written: Written, *, compensated: bool) -> None:
     """Let every weight of the program that is not stored as float32 be what the files hold in its place.
@@ -91,7 +96,7 @@ class _Restored:
     compensated: bool
 
     def __call__(self) -> torch.Tensor:
-        whole = next((p.values() for p in self.parts if p.piece is None), None)
+        whole = next((p.stored(p.tensor.stored) for p in self.parts if p.piece is None and p.tensor.stored is not None), None)
         found = read(self.original).float().clone() if whole is None else whole
         for part in self.parts:
             if part.piece is not None:

@@ -185,3 +185,35 @@ def windowed() -> Any:
 
 def _ids(length: int) -> tuple[torch.Tensor]:
     return (torch.randint(0, 97, (1, length), generator=torch.Generator().manual_seed(1)),)
+
+
+class _Start(torch.nn.Module):
+    """A decoder whose stream begins in another way: rows of tokens times `scale`, plus a parameter for each position."""
+
+    def __init__(self, scale: float, positions: int) -> None:
+        super().__init__()
+        self.inner, self.scale = (
+            decoder(replace(DECODERS["fused"][0], width=64, heads=(8, 8), kv_heads=(2, 2), ffn=(96, 96), rope="")),
+            scale,
+        )
+        self.at = torch.nn.Parameter(torch.randn(1, positions, 64)) if positions else None
+        if positions:
+            self.inner = decoder(replace(DECODERS["gpt"][0], width=64, heads=(8, 8), kv_heads=(8, 8), ffn=(96, 96), positions=0))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.inner.p(ids) * self.scale
+        x = x if self.at is None else x + self.at[:, : ids.shape[1]]
+        for step in self.inner.t:
+            x = step(x)
+        out: torch.Tensor = self.inner.z(self.inner.y(x))
+        return out
+
+
+def scaled_embeddings() -> Any:
+    """A factory: the rows of tokens are multiplied by 8, and the head's are not."""
+    return _Start(8.0, 0).eval(), _ids(12)
+
+
+def position_parameter() -> Any:
+    """A factory: positions are a parameter [1, 64, width], not a table."""
+    return _Start(1.0, 64).eval(), _ids(12)

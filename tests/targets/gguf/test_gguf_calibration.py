@@ -145,6 +145,13 @@ def test_an_encoder_is_calibrated_on_sentences(tmp_path):
     assert report_of(found)["verify"]["language_model"]["min_cosine"] >= 0.98
 
 
+@pytest.mark.parametrize("factory", ["scaled_embeddings", "position_parameter"])
+def test_tables_that_are_not_the_weight_itself_are_rounded_and_verified(tmp_path, factory):
+    """The file has the rows times 8, or without an axis; the program that is compared has them as the model does."""
+    found = compiled(f"{HERE}:{factory}", tmp_path / "out", "--quant", "q4_0", "--calibration", f"{OWN}:calibration")
+    assert report_of(found)["verify"]["language_model"]["random"]["kl"] <= 0.05  # 4.5 bits a weight; a wrong table is off by nats
+
+
 def test_the_same_data_give_the_same_bytes(tmp_path):
     flags = ["--quant", "q4_k_m", "--calibration", f"{OWN}:calibration"]
     first, second = (compiled(f"{OWN}:fused", tmp_path / name, *flags) for name in "ab")

@@ -112,7 +112,9 @@ def test_shards_hold_what_fits_and_say_which_they_are(tmp_path: Path) -> None:
     from gguf import GGUFReader
 
     planned = [Planned(name, (size,), "f32") for name, size in (("a", 8), ("b", 8), ("c", 100), ("d", 1))]
-    files = write(tmp_path / "model.gguf", {"general.name": "x"}, planned, [np.zeros(p.shape, np.float32) for p in planned], shard_bytes=64).files
+    files = write(
+        tmp_path / "model.gguf", {"general.name": "x"}, planned, [np.zeros(p.shape, np.float32) for p in planned], shard_bytes=64
+    ).files
     assert [file.name for file in files] == [f"model-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
     readers = [GGUFReader(file) for file in files]
     assert [[tensor.name for tensor in reader.tensors] for reader in readers] == [["a", "b"], ["c"], ["d"]]
