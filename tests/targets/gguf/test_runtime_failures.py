@@ -145,7 +145,15 @@ def test_a_child_that_hangs_is_ended(file):
         assert not exists(child)
 
 
-def test_an_interrupt_ends_the_child(file):
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also where the tests run in the background of a shell, which then ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_the_child(file, interruptible):
     with LlamaCpp(file) as model:
         child = model.pid
         os.kill(child, signal.SIGSTOP)  # so that the interrupt arrives while the parent waits
