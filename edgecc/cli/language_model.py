@@ -19,8 +19,9 @@ def show(facts: Mapping[str, Any] | None, terminal: Terminal) -> None:
     terminal.print(
         f"model     {facts['architecture']} of llama.cpp, which computes what the graph does" + (f" ({others})" if others else "")
     )
-    for line in facts["approximations"]:
-        terminal.print(f"near      {line.splitlines()[0]}")
+    if near := facts["approximations"]:
+        more = f" and {len(near) - 1} more" if len(near) > 1 else ""
+        terminal.print(f"near      {near[0].splitlines()[0]}{more}")
     formats = ", ".join(f"{count} {name}" for name, count in sorted(facts["formats"].items(), key=lambda item: -item[1]))
     terminal.print(f"formats   {formats}: {facts['bits_per_weight']:.3f} bits a weight, {summary.size(facts['tensor_bytes'])}")
     if facts.get("rounding", "none") != "none":

@@ -45,7 +45,7 @@ def lower(program: Program, plan: Plan, options: Gguf, directory: Path, context:
     meant = {role: name for name, role in roles(program).items()}
     facts = {
         **plan.facts(),
-        "approximations": [str(r) for r in context.remarks.of("approximate-gelu", "applied")],
+        "approximations": [f"{r.node}: {r.message} ({r.source})" for r in context.remarks.of("approximate-gelu", "applied")],
         "fixed": {name: role for name, role in roles(program).items() if role in ("types", "positions")},
         "kind": "decoder" if plan.model.head is not None else "encoder",
         "ids": meant["ids"],

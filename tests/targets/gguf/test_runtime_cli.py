@@ -147,7 +147,11 @@ def test_a_reader_that_goes_away_is_no_error(with_text):
 
 def test_an_interrupt_ends_the_generation_and_its_child(tmp_path):
     artifact = compile_kind(tmp_path, "long")
-    command = [sys.executable, "-m", "edgecc", "run", str(artifact), "--load", TARGET, "--prompt", "cat", "--max-tokens", "100000"]
+    # a job that a shell starts in the background ignores SIGINT, and so would its child: a terminal's does not
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from edgecc.__main__ import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, "run", str(artifact), "--load", TARGET, "--prompt", "cat", "--max-tokens", "100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(1)
