@@ -285,7 +285,7 @@ def _verify(job: Job, directory: Path, manifest: dict[str, Any], report: Report,
     report.agreement = job.target.agreement(job.program, directory, manifest, context.samples)
     if report.agreement and (lines := report.agreement.broken()):
         raise verification.disagreement(lines, job.target.name)
-    report.assessment = job.target.assess(directory, manifest, job.original, context.samples, job.text, job.directory)
+    report.assessment = job.target.assess(directory, manifest, job.original, job.text, job.directory)
     tolerance, sqnr = bounds
     lines = verification.broken(report.checks, tolerance, sqnr)
     if lines:

@@ -65,5 +65,10 @@ class CompileOptions:
             raise UsageError("options of quantization were given, and no --quant", hint="--quant int8")
 
 
+def frozen(value: object) -> object:
+    """An option as it is kept: tuples in the place of the lists that TOML, JSON and flags give."""
+    return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
 def _is_pair(value: object) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)

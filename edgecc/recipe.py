@@ -11,7 +11,7 @@ from typing import Any
 
 from edgecc.diagnostics import nearest
 from edgecc.errors import UsageError
-from edgecc.options import CompileOptions
+from edgecc.options import CompileOptions, frozen
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,7 +47,7 @@ class Recipe:
         """
         table, _, name = key.rpartition(".")
         if table == "target_options":
-            return replace(self, target_options={**self.target_options, name: _frozen(value)})
+            return replace(self, target_options={**self.target_options, name: frozen(value)})
         if table == "options":
             return replace(self, options=replace(self.options, **{name: _checked(key, value, self.options, name)}))
         if table or name in ("target_options", "options"):
@@ -88,16 +88,12 @@ def _checked(key: str, value: Any, owner: Any, name: str) -> Any:
     if name not in {f.name for f in fields(owner)}:
         raise UsageError(f"unknown recipe key {key!r}", hint=nearest(key, _keys()))
     old = getattr(owner, name)
-    value = _frozen(value)
+    value = frozen(value)
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(old):
         raise UsageError(f"recipe key {key!r} is {value!r}, want {type(old).__name__} such as {old!r}")
     return value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _toml(value: Any) -> str:

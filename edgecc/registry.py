@@ -19,6 +19,7 @@ import edgecc.passes
 import edgecc.targets
 from edgecc.diagnostics import nearest
 from edgecc.errors import UsageError
+from edgecc.options import frozen
 from edgecc.pipeline.base import NAME, Pass
 from edgecc.targeting.base import Target
 
@@ -61,7 +62,7 @@ class Registry:
         """A target with options by name. Raises UsageError for an unknown one and for a value of the wrong type."""
         kind = self.target(name)
         declared = {f.name: f.default for f in fields(kind)}
-        options = {key: _frozen(value) for key, value in options.items()}
+        options = {key: frozen(value) for key, value in options.items()}
         for key, value in options.items():
             if key not in declared:
                 raise UsageError(f"target {name!r} has no option {key!r}", hint=nearest(key, declared))
@@ -69,11 +70,6 @@ class Registry:
             if default is not None and type(value) is not type(default):
                 raise UsageError(f"option {key!r} of target {name!r} is {value!r}, want {type(default).__name__} such as {default!r}")
         return kind(**options)
-
-
-def _frozen(value: Any) -> Any:
-    """JSON has lists, options have tuples."""
-    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def classes(module: ModuleType) -> list[type[Pass] | type[Target]]:

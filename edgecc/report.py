@@ -35,8 +35,8 @@ class Report:
     """`original` is the traced model's cost, `compiled` that of the program that was lowered; `checks` has the most
     faithful runtime first. `memory` is the target's plan for intermediate values in bytes, None where it makes none.
     `quantization` says what became of each layer, `training` what each epoch did, `evaluation` how good the model was before and
-    after, None where nobody asked. `agreement`: that of quantized activations with PyTorch, None where there are none. `assessment`: how far a language model is from
-    the original one by its own measures.
+    after, None where nobody asked. `agreement`: that of quantized activations with PyTorch, None where there are none.
+    `assessment`: how far a language model is from the original one, by the measures of its kind.
     `facts` are what the target says of the artifact (JSON values), `verdict` the line that sums up what is known of it.
     """
 

@@ -155,13 +155,12 @@ class Target(ABC):
         directory: Path,
         manifest: Mapping[str, Any],
         original: Callable[..., tuple[torch.Tensor, ...]],
-        samples: Sequence[Sample],
         text: Iterable[Sample] | None,
         source: Path | None,
     ) -> Mapping[str, Any]:
         """How far the artifact is from the original model by the measures of its kind: JSON values for report.json, {} for none.
 
-        `text`: samples of the kind that the model was made for, None where there are none; `source`: the folder of the model, if
+        `directory` has the references, inputs and what the original made of them. `text`: samples of the kind that the model was made for, None where there are none; `source`: the folder of the model, if
         any. Raises ContractError where a measure breaks what the artifact promises.
         """
         return {}

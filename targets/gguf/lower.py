@@ -17,7 +17,7 @@ from edgecc.targets.gguf.bounds import min_sqnr_db, tolerance
 from edgecc.targets.gguf.calibrated import calibrated, calibration
 from edgecc.targets.gguf.encode import encoded, weighed
 from edgecc.targets.gguf.inputs import roles
-from edgecc.targets.gguf.plan import Plan
+from edgecc.targets.gguf.plan import Plan, make_plan
 from edgecc.targets.gguf.restore import restore
 from edgecc.targets.gguf.rounding.importance import from_moments, read_importance, write_importance
 from edgecc.targets.gguf.runtime.runner import MODEL
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 IMATRIX = "imatrix.gguf"
 
 
-def lower(program: Program, plan: Plan, options: Gguf, directory: Path, context: PassContext) -> Lowered:
+def lower(program: Program, options: Gguf, directory: Path, context: PassContext) -> Lowered:
     """Write model.gguf, or its shards. Raises UsageError for weights that are not finite, and for two sources of what rounding
     goes by."""
     if options.imatrix and context.calibration is not None:
         raise UsageError("--imatrix and --calibration both say what rounding goes by", hint="leave one of them out")
+    plan = make_plan(program, options, context)
     keep_first_output(program, context)
     planned = [Planned(t.name, t.shape, plan.formats[t.name].format) for t in plan.tensors]
     written = write(
@@ -42,11 +43,11 @@ def lower(program: Program, plan: Plan, options: Gguf, directory: Path, context:
     _remark(plan, context)
     restore(program, plan, written, compensated=_rounding(plan, options, context) == "compensated")
     program.recompile()
-    meant = {role: name for name, role in roles(program).items()}
+    inputs = roles(program)
+    meant = {role: name for name, role in inputs.items()}
     facts = {
         **plan.facts(),
-        "approximations": [f"{r.node}: {r.message} ({r.source})" for r in context.remarks.of("approximate-gelu", "applied")],
-        "fixed": {name: role for name, role in roles(program).items() if role in ("types", "positions")},
+        "fixed": {name: role for name, role in inputs.items() if role in ("types", "positions")},
         "kind": "decoder" if plan.model.head is not None else "encoder",
         "ids": meant["ids"],
         "mask": meant.get("mask", ""),

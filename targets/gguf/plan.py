@@ -4,55 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgecc.errors import UnsupportedError, UsageError
+from edgecc.errors import UsageError
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import PassContext
-from edgecc.pipeline.numerics import compare
 from edgecc.targets.gguf import mixture as mixtures
 from edgecc.targets.gguf.architectures import keys as metadata
-from edgecc.targets.gguf.architectures.choose import Choice, Difference, choose
+from edgecc.targets.gguf.architectures.choose import Choice
 from edgecc.targets.gguf.architectures.sizes import sizes_of
 from edgecc.targets.gguf.architectures.table import Architecture
 from edgecc.targets.gguf.architectures.tensors import Tensor, tensors_of
 from edgecc.targets.gguf.config import check_config, read_config
 from edgecc.targets.gguf.recognition.description import LanguageModel, rows_of
-from edgecc.targets.gguf.recognition.model import read_model
-from edgecc.targets.gguf.recognition.reading import UnrecognizedError
+from edgecc.targets.gguf.recognize import recognize
 from edgecc.targets.gguf.sizes import Size, sizes, total
 from edgecc.targets.gguf.vocabulary import Vocabulary, no_vocabulary, read_vocabulary
 from edgecc.targets.gguf.writer import Value
+
+if TYPE_CHECKING:
+    from edgecc.targets.gguf.target import Gguf
 
 _POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3}  # llama_pooling_type
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the options of the target ask for. `tokenizer`: the folder with its files, `directory`: of the model's configuration; None
-    where there is none.
-    """
-
-    mixture: str
-    overrides: Sequence[tuple[str, str]]
-    allow_approximate: bool
-    context: int
-    tokenizer: Path | None
-    pre_tokenizer: str
-    directory: Path | None
-
-
-@dataclass(frozen=True)
 class Plan:
-    """`formats` is the block format of each tensor by name, `notes` what the user should know."""
+    """`formats` is the block format of each tensor by name, `approximations` where the program was changed for llama.cpp's sake, `notes`
+    what the user should know.
+    """
 
     model: LanguageModel
     choice: Choice
     keys: Mapping[str, Value]
     tensors: Sequence[Tensor]
     formats: Mapping[str, mixtures.Choice]
-    pooling: str
+    approximations: Sequence[str]
     notes: Sequence[str]
 
     @property
@@ -73,7 +60,7 @@ class Plan:
         ]
         return {
             "architecture": self.architecture.name,
-            "approximations": [str(d) for d in self.choice.approximations],
+            "approximations": list(self.approximations),
             "refused": {a.name: str(d) for a, d in self.choice.refused},
             "bits_per_weight": round(total(rows).bits, 4),
             "tensor_bytes": total(rows).bytes,
@@ -83,70 +70,32 @@ class Plan:
         }
 
 
-def make_plan(program: Program, request: Request, context: PassContext) -> Plan:
+def make_plan(program: Program, options: Gguf, context: PassContext) -> Plan:
     """Raises UnsupportedError where no architecture of llama.cpp computes what the program does, UsageError for a configuration or a
     tokenizer that contradicts it.
     """
-    model, choice = recognize(program, request.allow_approximate, context)
-    config = read_config(request.directory)
+    model, choice = recognize(program, options.allow_approximate, context)
+    config = read_config(context.directory)
     notes = [f"smaller than {config.path} says, as after pruning: {line}" for line in check_config(model, config)]
     stated, key = config.context()
-    length, why = _context(model, request.context, stated, program)
-    _check_length(program, length, f"--context says {length}" if request.context else f"{config.path} says {length} ({key})")
+    length, why = _context(model, options.context, stated, program)
+    _check_length(program, length, f"--context says {length}" if options.context else f"{config.path} says {length} ({key})")
     notes += [why] if why else []
-    vocabulary = _vocabulary(request, choice.architecture.name, model.vocabulary)
+    vocabulary = _vocabulary(options, context, choice.architecture.name, model.vocabulary)
     notes += vocabulary.notes
     tensors = tensors_of(model, choice.architecture)
     counts = sizes_of(model, choice.architecture)
     facts = mixtures.Model(choice.architecture.name, len(model.layers), max(counts.heads), max(counts.kv_heads))
-    formats = mixtures.assign({t.name: t.shape for t in tensors}, facts, request.mixture, request.overrides)
-    pooling = config.pooling if model.head is None else "none"
+    formats = mixtures.assign({t.name: t.shape for t in tensors}, facts, options.mixture, options.tensor_types)
     keys: dict[str, Value] = {
         **metadata.keys_of(model, choice.architecture, length),
-        "general.file_type": mixtures.file_type(request.mixture),
+        "general.file_type": mixtures.file_type(options.mixture),
         "general.quantization_version": mixtures.QUANTIZATION_VERSION,
     }
     if model.head is None:
-        keys[f"{choice.architecture.name}.pooling_type"] = _POOLING[pooling]
-    return Plan(model, choice, {**keys, **vocabulary.keys}, tensors, formats, pooling, notes)
-
-
-def recognize(program: Program, allow_approximate: bool, context: PassContext) -> tuple[LanguageModel, Choice]:
-    """The model and the architecture that it is written as. Raises UnsupportedError with the first difference."""
-    try:
-        model = read_model(program)
-    except UnrecognizedError as error:
-        raise UnsupportedError(
-            f"the graph is no model that llama.cpp runs: {error}", hint="edgecc inspect MODEL prints the graph around that node"
-        ) from error
-    found = choose(model)
-    if not isinstance(found, Choice):
-        (nearest, difference), *others = found
-        also = "".join(f"\n  {a.name}: {d}" for a, d in others[:3])
-        raise UnsupportedError(f"no architecture of llama.cpp computes this; the nearest is {nearest.name}: {difference}{also}")
-    if found.approximations and not allow_approximate:
-        raise UnsupportedError(
-            f"llama.cpp's {found.architecture.name} is not quite this model: {found.approximations[0]}\n  {_effect(program, context)}",
-            hint="--allow-approximate takes it so",
-        )
-    return model, found
-
-
-def _effect(program: Program, context: PassContext) -> str:
-    """What GELU by tanh does to the outputs."""
-    if not context.samples:
-        return "its effect was not measured: no sample was run"
-    import torch
-
-    near = program.snapshot()
-    for node in near.calls(torch.ops.aten.gelu.default):
-        near.retarget(node, torch.ops.aten.gelu.default, node.args[0], approximate="tanh")
-    near.recompile()
-    moved = compare([program(*s) for s in context.samples], [near(*s) for s in context.samples])
-    return (
-        f"GELU by tanh moves the outputs by at most {moved.max_abs:.3g} ({moved.relative:.2g} of the largest), "
-        f"SQNR {moved.sqnr_db:.1f} dB, cosine {moved.cosine:.8f}, on {len(context.samples)} samples"
-    )
+        keys[f"{choice.architecture.name}.pooling_type"] = _POOLING[config.pooling]
+    near = [f"{r.node}: {r.message} ({r.source})" for r in context.remarks.of("approximate-gelu", "applied")]
+    return Plan(model, choice, {**keys, **vocabulary.keys}, tensors, formats, near, notes)
 
 
 def _context(model: LanguageModel, asked: int, configured: int, program: Program) -> tuple[int, str]:
@@ -176,10 +125,9 @@ def _check_length(program: Program, length: int, who: str) -> None:
         )
 
 
-def _vocabulary(request: Request, architecture: str, rows: int) -> Vocabulary:
-    if request.tokenizer is None:
-        return no_vocabulary(architecture, rows)
-    return read_vocabulary(request.tokenizer, rows, pre=request.pre_tokenizer)
+def _vocabulary(options: Gguf, context: PassContext, architecture: str, rows: int) -> Vocabulary:
+    folder = options.tokenizer_of(context.directory)
+    return no_vocabulary(architecture, rows) if folder is None else read_vocabulary(folder, rows, pre=options.pre_tokenizer)
 
 
 def _counted(rows: Sequence[Size]) -> dict[str, int]:
@@ -187,6 +135,3 @@ def _counted(rows: Sequence[Size]) -> dict[str, int]:
     for row in rows:
         found[row.format] = found.get(row.format, 0) + 1
     return found
-
-
-__all__ = ["Difference", "Plan", "Request", "make_plan", "recognize"]

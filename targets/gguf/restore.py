@@ -87,13 +87,14 @@ def _parts(tensor: Tensor, format_: str, data: np.ndarray[Any, np.dtype[np.uint8
     return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Restored:
     """Reads a weight: the original, and over it what each part of the file says. `compensated`: it may have moved."""
 
     original: torch.Tensor
     parts: Sequence[_Part]
     compensated: bool
+    checked: bool = False
 
     def __call__(self) -> torch.Tensor:
         whole = next((p.stored(p.tensor.stored) for p in self.parts if p.piece is None and p.tensor.stored is not None), None)
@@ -101,7 +102,9 @@ class _Restored:
         for part in self.parts:
             if part.piece is not None:
                 put_back(found, part.piece, part.values())
-        self._check(found)
+        if not self.checked:  # the file does not change
+            self._check(found)
+            self.checked = True
         return found
 
     def _check(self, found: torch.Tensor) -> None:

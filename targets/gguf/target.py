@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from edgecc.ir.program import Program
     from edgecc.pipeline.context import PassContext, Sample
     from edgecc.targeting.generation import GenerationRequest, Piece
-    from edgecc.targets.gguf.plan import Plan
 
 _PIPELINE = (
     "normalize: widen-floats, decompose, canonicalize, eliminate-common-subexpressions"
@@ -88,34 +87,22 @@ class Gguf(Target):
         return admissible(program, sample)
 
     def preview(self, program: Program, context: PassContext) -> Mapping[str, Any]:
-        plan = self._plan(program, context)
+        from edgecc.targets.gguf.plan import make_plan
+
+        plan = make_plan(program, self, context)
         rows = [{"name": r.name, "shape": list(r.shape), "format": r.format, "bytes": r.bytes, "reason": r.reason} for r in plan.rows()]
         return {"gguf": {**plan.facts(), "tensors": rows}}
 
     def lower(self, program: Program, directory: Path, context: PassContext) -> Lowered:
         from edgecc.targets.gguf.lower import lower
 
-        return lower(program, self._plan(program, context), self, directory, context)
+        return lower(program, self, directory, context)
 
     def tokenizer_of(self, source: Path | None) -> Path | None:
         """The folder of the tokenizer, None where the file has none."""
         if self.tokenizer:
             return None if self.tokenizer == "none" else Path(self.tokenizer)
         return source
-
-    def _plan(self, program: Program, context: PassContext) -> Plan:
-        from edgecc.targets.gguf.plan import Request, make_plan
-
-        request = Request(
-            self.mixture,
-            self.tensor_types,
-            self.allow_approximate,
-            self.context,
-            self.tokenizer_of(context.directory),
-            self.pre_tokenizer,
-            context.directory,
-        )
-        return make_plan(program, request, context)
 
     def runners(self, directory: Path, manifest: Mapping[str, Any]) -> Sequence[Runner]:
         from edgecc.targets.gguf.runtime.runner import runners
@@ -127,13 +114,12 @@ class Gguf(Target):
         directory: Path,
         manifest: Mapping[str, Any],
         original: Callable[..., tuple[torch.Tensor, ...]],
-        samples: Sequence[Sample],
         text: Iterable[Sample] | None,
         source: Path | None,
     ) -> Mapping[str, Any]:
         from edgecc.targets.gguf.assess import assess
 
-        return assess(directory, manifest, original, samples, text, self.tokenizer_of(source))
+        return assess(directory, manifest, original, text, self.tokenizer_of(source))
 
     def locate(self, program: Program, sample: Sample) -> str:
         from edgecc.targets.gguf.locate import locate
