@@ -19,7 +19,7 @@ from edgecc.pipeline import manager
 from edgecc.pipeline.context import PassContext
 from edgecc.pipeline.spec import Pipeline, parse
 from edgecc.registry import Registry
-from edgecc.targets.gguf.plan import Plan, Request, make_plan
+from edgecc.targets.gguf.plan import Plan, make_plan
 from edgecc.targets.gguf.runtime.llama_cpp import LlamaCpp
 from edgecc.targets.gguf.target import Gguf
 from edgecc.targets.gguf.writer import Planned, write
@@ -28,7 +28,7 @@ pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (pip install
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Tensors, dict[str, Any]], None]
-_F32 = Request("f32", (), True, 0, None, "", None)
+_F32 = Gguf(mixture="f32", allow_approximate=True)
 
 
 @dataclass(frozen=True)

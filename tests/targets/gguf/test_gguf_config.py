@@ -16,7 +16,7 @@ from edgecc.pipeline.context import PassContext
 from edgecc.pipeline.spec import parse
 from edgecc.registry import Registry
 from edgecc.targets.gguf.config import Config, check_config, read_config
-from edgecc.targets.gguf.plan import Request, make_plan
+from edgecc.targets.gguf.plan import make_plan
 from edgecc.targets.gguf.recognition.description import LanguageModel
 from edgecc.targets.gguf.recognition.model import read_model
 from edgecc.targets.gguf.target import Gguf
@@ -180,11 +180,11 @@ def test_no_folder_and_no_file_say_nothing(tmp_path):
 def test_the_plan_carries_the_notes_and_the_context(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**TRUE, "num_hidden_layers": 3}))
     program = traced(Spelling())
-    plan = make_plan(program, Request("f16", (), False, 0, None, "", tmp_path), PassContext())
+    plan = make_plan(program, Gguf(tokenizer="none"), PassContext(directory=tmp_path))
     (note,) = plan.notes
     assert note == f"smaller than {tmp_path}/config.json says, as after pruning: num_hidden_layers is 3, the graph has 2"
     assert plan.keys["llama.context_length"] == 512 and plan.keys["llama.block_count"] == 2
     with pytest.raises(UsageError, match=r"up to 12 tokens, more than the model takes: --context says 8"):
-        make_plan(program, Request("f16", (), False, 8, None, "", tmp_path), PassContext())
-    without = make_plan(program, Request("f16", (), False, 0, None, "", None), PassContext())
+        make_plan(program, Gguf(tokenizer="none", context=8), PassContext(directory=tmp_path))
+    without = make_plan(program, Gguf(), PassContext())
     assert without.notes == ["the context length is 12, that of the inputs: --context N says what the model was trained for"]
