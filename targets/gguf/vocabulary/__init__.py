@@ -15,7 +15,7 @@ def read_vocabulary(directory: Path, rows: int, *, pre: str = "") -> Vocabulary:
     """The tokenizer of `directory`, padded with unused tokens to the `rows` of the embedding.
 
     `pre` names the pre-tokenizer of llama.cpp to write, instead of the one that splits as this tokenizer does. Raises
-    UsageError for missing or damaged files and for more tokens than rows, UnsupportedError for a tokenizer that llama.cpp
+    UsageError for missing or damaged files, for more tokens than rows and for an unknown `pre`, UnsupportedError for a tokenizer that llama.cpp
     has no counterpart of, RefusedError where it is Python code, MissingToolError without the tokenizers library.
     """
     from edgecc.frontend.tokenizer import read_tokenizer

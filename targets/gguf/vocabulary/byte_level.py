@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgecc.errors import UnsupportedError
 from edgecc.targets.gguf.vocabulary.keys import MERGES, MODEL, PRE, Tables, read_table
-from edgecc.targets.gguf.vocabulary.pretokenizers import PRE_TOKENIZERS, PreTokenizer
+from edgecc.targets.gguf.vocabulary.pretokenizers import PRE_TOKENIZERS, PreTokenizer, require_known
 from edgecc.targets.gguf.vocabulary.probes import PROBES
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ def fits(source: HfTokenizer) -> bool:
 
 
 def read(source: HfTokenizer, rows: int, pre: str = "") -> Tables:
-    """Tokens, merges and pre-tokenizer. Raises UnsupportedError where no pre-tokenizer does the same."""
+    """Tokens, merges and pre-tokenizer. Raises UnsupportedError where no pre-tokenizer does the same, UsageError for an unknown `pre`."""
+    if pre:
+        require_known(pre)
     refuse_oddities(source)
     normalizers = [str(step.get("type")) for step in steps(source.spec.get("normalizer"))]
     foreign = sorted(set(normalizers) - set(FORMS))

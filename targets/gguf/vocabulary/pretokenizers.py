@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edgecc.diagnostics import nearest
+from edgecc.errors import UsageError
+
 _ENDINGS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -101,3 +104,18 @@ PRE_TOKENIZERS = (
     PreTokenizer("spark2_5", (r"\p{N}{1,3}", _HAN_AND_KANA, _MARKED.replace(r"+[\r\n]*|\s*[\r\n]+", r"+|[\r\n]"), r"\p{N}"), tidies=False),
     PreTokenizer("superbpe", (r"\p{N}+", r"(?=(\d{3})+(?!\d))"), tidies=False),
 )
+#: Names that llama.cpp takes beside these: other names of the same splits, and splits whose patterns are not here.
+_OTHERS = """
+    a.x-4.0 afmoe bailingmoe bailingmoe2 chameleon chatglm-bpe codeshell cohere2moe command-r deepseek-r1-qwen exaone exaone4 f2llmv2
+    falcon-h1 falcon3 gemma4 gigachat glm4 glm5 gpt3-finnish granite-docling granite-embed-multi-311m grok-2 hunyuan hunyuan-dense
+    hy_v4 jais jina-de jina-es jina-v1-en jina-v2-code jina-v2-de jina-v2-es jina-v5-nano joyai-llm k2-horizon kanana2 kimi-k2 kormo
+    lfm2 llada-moe llama-v3 llama3 llama4 megrez mellum mellum2 midm-2.0 minerva-7b minimax-m2 mmbert modern-bert mpt olmo phi-2
+    pixtral refact roberta-bpe sarvam-moe smaug-bpe solar-open talkie tiny_aya whitespace youtu
+"""
+NAMES = frozenset({*(p.name for p in PRE_TOKENIZERS), *_OTHERS.split()})
+
+
+def require_known(name: str, known: frozenset[str] = NAMES) -> None:
+    """Raises UsageError for a name that llama.cpp does not take, with the nearest that it does."""
+    if name not in known:
+        raise UsageError(f"the pre-tokenizer is {name!r}, which llama.cpp does not have", hint=nearest(name, known))

@@ -14,6 +14,7 @@ from edgecc.frontend.sentencepiece_model import BYTE, NORMAL, UNKNOWN, USER_DEFI
 from edgecc.frontend.tokenizer_files import SPACE, merges_of
 from edgecc.targets.gguf.vocabulary.byte_level import HINT, merge_pairs, refuse_oddities, steps
 from edgecc.targets.gguf.vocabulary.keys import MERGES, MODEL, PRE, SCORES, Table, Tables, read_table
+from edgecc.targets.gguf.vocabulary.pretokenizers import NAMES, require_known
 from edgecc.targets.gguf.vocabulary.probes import PROBES
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ _SCORED, _MERGED = "llama", "sarvam-moe"
 
 
 def read(source: HfTokenizer, rows: int, pre: str = "") -> Tables:
-    """Tokens with scores, or with merges. Raises UnsupportedError where neither way gives this tokenizer's tokens."""
+    """Tokens with scores, as `llama`, or with merges and another `pre`.
+
+    Raises UnsupportedError where neither way gives this tokenizer's tokens, UsageError for an unknown `pre`.
+    """
+    if pre:
+        require_known(pre, NAMES | {_SCORED})
     refuse_oddities(source)
     model = source.spec["model"]
     unknown = model.get("unk_token")

@@ -12,7 +12,7 @@ import pytest
 from edgecc.errors import ContractError, MissingToolError, RefusedError, UnsupportedError, UsageError
 from edgecc.frontend.tokenizer import read_tokenizer
 from edgecc.targets.gguf.vocabulary import accept, check_vocabulary, no_vocabulary, read_vocabulary, tokenize
-from edgecc.targets.gguf.vocabulary.pretokenizers import PRE_TOKENIZERS, PreTokenizer
+from edgecc.targets.gguf.vocabulary.pretokenizers import NAMES, PRE_TOKENIZERS, PreTokenizer
 from edgecc.targets.gguf.vocabulary.probes import PROBES
 from edgecc.targets.gguf.writer import write
 from tests.targets.gguf import vocabulary_host as host
@@ -252,9 +252,22 @@ def test_missing_damaged_and_custom_tokenizers(small: Path, tmp_path: Path) -> N
 
 
 def test_a_file_that_llama_cpp_does_not_load_is_an_error_with_its_reason(small: Path, tmp_path: Path) -> None:
-    file = host.vocabulary_file(small, 290, tmp_path / "v.gguf", pre="nonsense")
+    file = tmp_path / "v.gguf"
+    write(file, {"general.architecture": "llama", **read_vocabulary(small, 290).keys, "tokenizer.ggml.pre": "nonsense"}, [], [])
     with pytest.raises(ContractError, match=r"does not load the vocabulary of .*unknown pre-tokenizer type: 'nonsense'"):
         tokenize(file, ["a"])
+
+
+@pytest.mark.slow
+def test_every_name_that_may_be_given_is_one_of_llama_cpp(small: Path, tmp_path: Path) -> None:
+    for name in sorted(NAMES):
+        assert tokenize(host.vocabulary_file(small, 290, tmp_path / f"{name}.gguf", pre=name), ["a"])[0] != [[]]
+
+
+def test_a_name_that_llama_cpp_does_not_have_is_refused_with_the_nearest(small: Path) -> None:
+    with pytest.raises(UsageError, match="the pre-tokenizer is 'quen2', which llama.cpp does not have") as caught:
+        read_vocabulary(small, 290, pre="quen2")
+    assert caught.value.hint == "did you mean 'qwen2'?"
 
 
 def test_an_abort_of_llama_cpp_is_reported(tmp_path: Path) -> None:
