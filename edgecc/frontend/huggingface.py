@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from edgecc.errors import MissingToolError, RefusedError, UsageError
 from edgecc.frontend.classify import Kind, classify
 from edgecc.frontend.factory import Made
+from edgecc.frontend.json_files import read_object
 from edgecc.frontend.reason import reason
 from edgecc.frontend.safetensors_files import has_weights, lazy_tensors, stored_tensors
 
@@ -69,11 +69,8 @@ def load_directory(path: Path, *, lazy: bool = False) -> tuple[Made, tuple[str, 
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}/config.json cannot be read: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    config = read_object(path / "config.json")
+    if "model_type" not in config:
         raise UsageError(f"{path}/config.json is no configuration of a transformers model: it has no model_type")
     return config
 

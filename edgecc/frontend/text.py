@@ -16,7 +16,8 @@ import torch
 
 from edgecc.calibration import CalibrationSet
 from edgecc.errors import UsageError
-from edgecc.frontend.tokenizer import HfTokenizer, read_json, read_tokenizer
+from edgecc.frontend.json_files import read_optional
+from edgecc.frontend.tokenizer import HfTokenizer, read_tokenizer
 from edgecc.ir.signature import Signature, TensorSpec
 
 #: What an input holds, by a part of its name; an integer input of another name takes the token ids.
@@ -87,7 +88,7 @@ class _Text:
 
     def _is_encoder(self) -> bool:
         """Whether a text is put between tokens, as for BERT. A decoder with a token before and after a text is one by its class."""
-        names = read_json(self.tokenizer.path / "config.json").get("architectures") or ()
+        names = read_optional(self.tokenizer.path / "config.json").get("architectures") or ()
         bare, whole = (self.tokenizer.ids("a", special=special) for special in (False, True))
         around = bool(bare) and len(whole) >= len(bare) + 2 and whole[0] != bare[0] and whole[-1] != bare[-1]
         return around and not any("CausalLM" in str(name) for name in names)

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgecc.errors import MissingToolError, RefusedError, UnsupportedError, UsageError
 from edgecc.frontend import tokenizer_files as files
+from edgecc.frontend.json_files import read_object, read_optional
 from edgecc.frontend.reason import reason
 
 _LOOKED_FOR = ("tokenizer.json", "tokenizer.model", "vocab.json with merges.txt", "vocab.txt")
@@ -40,7 +41,7 @@ def read_tokenizer(path: Path) -> HfTokenizer:
     Raises UsageError for missing or damaged files, RefusedError for a tokenizer that needs Python code of the directory,
     UnsupportedError for a kind that is not read, MissingToolError without the tokenizers library.
     """
-    config = read_json(path / "tokenizer_config.json")
+    config = read_optional(path / "tokenizer_config.json")
     spec, scores = _spec(path, config)
     known = {token["id"] for token in spec.get("added_tokens") or ()}
     extra = {t["id"]: t for t in files.added_tokens(path, config) if t["id"] not in known and t["content"]}
@@ -63,23 +64,10 @@ def build(spec: Mapping[str, Any], origin: str) -> Any:
     return tokenizer
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no such file. Raises UsageError for a damaged one."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="copy or download it again") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds {type(found).__name__}, want a JSON object")
-    return found
-
-
 def _spec(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[float, ...]]:
     model = path / "tokenizer.model"
     if (path / "tokenizer.json").is_file():
-        spec = read_json(path / "tokenizer.json")
+        spec = read_object(path / "tokenizer.json")
         if not isinstance(spec.get("model"), dict):
             raise UsageError(f"{path}/tokenizer.json has no model: it is no tokenizer", hint="copy or download it again")
         return spec, _scores(model, spec)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgecc.errors import UnsupportedError, UsageError
 from edgecc.frontend import sentencepiece_model as sp
+from edgecc.frontend.json_files import read_object, read_optional
 
 Spec = dict[str, Any]
 SPACE = "\u2581"
@@ -91,7 +91,7 @@ def from_vocabulary_and_merges(path: Path, config: Mapping[str, Any]) -> Spec:
     name = str(config.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
     if name not in _PATTERNS:
         raise UnsupportedError(f"{path}: vocab.json and merges.txt of {name}Tokenizer are not read without tokenizer.json", hint=_HINT)
-    vocabulary = _json(path / "vocab.json")
+    vocabulary = read_object(path / "vocab.json")
     lines = _lines(path / "merges.txt")
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     if any(len(merge) != 2 for merge in merges):
@@ -152,9 +152,8 @@ def added_tokens(path: Path, config: Mapping[str, Any]) -> Iterable[Spec]:
     decoder = config.get("added_tokens_decoder")
     for number, token in (decoder if isinstance(decoder, dict) else {}).items():
         yield {**_added(int(number), "", False), **token, "id": int(number)}
-    if (path / "added_tokens.json").is_file():
-        for text, number in _json(path / "added_tokens.json").items():
-            yield _added(int(number), text, True)
+    for text, number in read_optional(path / "added_tokens.json").items():
+        yield _added(int(number), text, True)
 
 
 def _added(number: int, text: str, special: bool) -> Spec:
@@ -170,16 +169,6 @@ def _text(token: Any, default: str) -> str:
     """The text of a token of the configuration, which is text or a dictionary."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else default
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="copy or download it again") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds {type(found).__name__}, want a JSON object")
-    return found
 
 
 def _lines(path: Path) -> list[str]:

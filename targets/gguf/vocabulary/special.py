@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgecc.errors import UnsupportedError, UsageError
-from edgecc.frontend.tokenizer import read_json
+from edgecc.frontend.json_files import read_optional
 from edgecc.targets.gguf.vocabulary.keys import KINDS, MODEL, TOKENS, Tables, Vocabulary
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def complete(source: HfTokenizer, tables: Tables) -> Vocabulary:
 
 def _special_ids(source: HfTokenizer, rows: int) -> dict[str, int]:
     """Ids by role, from the texts that the tokenizer's files name, else from the ids in the model's configuration."""
-    named = {**read_json(source.path / "special_tokens_map.json"), **{k: v for k, v in source.config.items() if v is not None}}
-    numbered = {**read_json(source.path / "config.json"), **read_json(source.path / "generation_config.json")}
+    named = {**read_optional(source.path / "special_tokens_map.json"), **{k: v for k, v in source.config.items() if v is not None}}
+    numbered = {**read_optional(source.path / "config.json"), **read_optional(source.path / "generation_config.json")}
     found: dict[str, int] = {}
     for role in _ROLES:
         token = named.get(f"{role}_token")
@@ -123,7 +123,7 @@ def _turn_ends(source: HfTokenizer, tables: Tables, ids: Mapping[str, int]) -> d
     texts = {t["content"]: t["id"] for t in source.spec["added_tokens"]}
     turn = next((texts[t] for t in _TURN_ENDS if t in texts), None)
     if turn is None:
-        ends = _numbers(read_json(source.path / "generation_config.json").get("eos_token_id"))
+        ends = _numbers(read_optional(source.path / "generation_config.json").get("eos_token_id"))
         turn = next((i for i in ends if i != ids.get("eos") and 0 <= i < len(tables.table.texts)), None)
     found = {} if turn is None else {"tokenizer.ggml.eot_token_id": turn}
     return {**found, "tokenizer.ggml.eom_token_id": texts[_MESSAGE_END]} if _MESSAGE_END in texts else found
@@ -131,7 +131,7 @@ def _turn_ends(source: HfTokenizer, tables: Tables, ids: Mapping[str, int]) -> d
 
 def _templates(source: HfTokenizer) -> dict[str, Any]:
     """Chat templates: of the configuration, and of files, which win. The one named default, or the only one, is the template."""
-    stored = source.config.get("chat_template") or read_json(source.path / "chat_template.json").get("chat_template")
+    stored = source.config.get("chat_template") or read_optional(source.path / "chat_template.json").get("chat_template")
     named = {"default": stored} if isinstance(stored, str) else {}
     for entry in stored if isinstance(stored, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str):

@@ -265,7 +265,7 @@ def test_every_name_that_may_be_given_is_one_of_llama_cpp(small: Path, tmp_path:
 
 
 def test_a_name_that_llama_cpp_does_not_have_is_refused_with_the_nearest(small: Path) -> None:
-    with pytest.raises(UsageError, match="the pre-tokenizer is 'quen2', which llama.cpp does not have") as caught:
+    with pytest.raises(UsageError, match=r"the pre-tokenizer is 'quen2', which llama\.cpp does not have") as caught:
         read_vocabulary(small, 290, pre="quen2")
     assert caught.value.hint == "did you mean 'qwen2'?"
 
