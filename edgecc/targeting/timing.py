@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecc.errors import ContractError
+from edgecc.targeting.memory import Peak
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,7 @@ def serve(load: Callable[[], Callable[[], object]]) -> int:
     """In the child: call `load`, then run what it gives as often as the parent asks. Import the runtime before."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a runtime prints is no answer
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _memory("VmRSS")
+    peak = Peak()
     run = load()
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
@@ -49,17 +48,8 @@ def serve(load: Callable[[], Callable[[], object]]) -> int:
             processors.append(time.process_time_ns() - processor)
             walls.append(time.perf_counter_ns() - wall)
         print(*walls, *processors, file=answers, flush=True)
-    print(max(0, _memory("VmHWM") - before), file=answers, flush=True)
+    print(peak.bytes(), file=answers, flush=True)
     return 0
-
-
-def _memory(key: str) -> int:
-    """Bytes of VmRSS or VmHWM, 0 where there is no /proc."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":")), 0)
 
 
 class Child:

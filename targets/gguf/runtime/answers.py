@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import ctypes as c
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from edgecc.errors import UsageError
 from edgecc.targeting.generation import Sampling
+from edgecc.targeting.memory import Peak
 from edgecc.targets.gguf.runtime.model import CHUNK, LOGITS, POOLED_EMBEDDING, TOKEN_EMBEDDINGS, Floats, Model, Tokens, copied
 from edgecc.targets.gguf.runtime.sampling import choose, generator
 from edgecc.targets.gguf.runtime.speed import measure
@@ -39,9 +39,7 @@ class Answers:
     """Methods take and give JSON values and arrays. Raises UsageError and ContractError."""
 
     def __init__(self, path: str, threads: int) -> None:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        self._before = _memory("VmRSS")
+        self._peak = Peak()
         self.model = Model(Path(path), threads)
         self.call = self.model.call
         self._tokenizer = bool(self.call.llama_vocab_type(self.model.vocab))
@@ -55,7 +53,7 @@ class Answers:
 
     def peak_bytes(self) -> int:
         """The peak of memory beyond what the process had before it loaded the model, 0 where the machine does not tell."""
-        return max(0, _memory("VmHWM") - self._before)
+        return self._peak.bytes()
 
     def speed(self, prompt: int, new: int, seconds: float) -> dict[str, Any]:
         self._generation = None
@@ -166,12 +164,3 @@ class Answers:
             if count >= 0:
                 return buffer.raw[:count]
             room = -count
-
-
-def _memory(key: str) -> int:
-    """Bytes of VmRSS or VmHWM, 0 where there is no /proc."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":")), 0)
