@@ -1,9 +1,8 @@
 """LlamaCppRunner: the inputs and outputs of manifest.json, run by llama.cpp.
 
 manifest.json says under `facts.gguf` what they mean: `kind`, decoder or encoder; `ids` and `mask`, the names of the inputs,
-`""` where there is no mask; `output`; `pooling`, none where the output has an embedding for each token; and, optionally,
-`normalize`, whether embeddings have length one, and `fixed`, the inputs that llama.cpp takes no values for: `types`, which are 0
-for every token, and `positions`, which count from 0.
+`""` where there is no mask; `output`; and, optionally, `fixed`, the inputs that llama.cpp takes no values for: `types`, which are
+0 for every token, and `positions`, which count from 0.
 """
 
 from __future__ import annotations
@@ -33,8 +32,6 @@ class Meaning:
     ids: str
     output: str
     mask: str = ""
-    pooling: str = "none"
-    normalize: bool = False
     fixed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -52,8 +49,9 @@ class Meaning:
 class LlamaCppRunner(Runner):
     """A GGUF file in llama.cpp on this machine's CPU. Raises MissingToolError where xllamacpp is not installed.
 
-    Each row of the ids is a sequence of its own. A decoder's output of the rank of the ids has the logits of the last token. A mask must be ones, then zeros: llama.cpp computes nothing where it is
-    zero, and those places of the output are zeros; `covered` says which they are.
+    Each row of the ids is a sequence of its own. A decoder's output of the rank of the ids has the logits of the last token, an
+    encoder's the embedding that the file pools. A mask must be ones, then zeros: llama.cpp computes nothing where it is zero, and
+    those places of the output are zeros.
     """
 
     def __init__(self, model: Path, manifest: Mapping[str, Any], threads: int = 1) -> None:
@@ -63,7 +61,7 @@ class LlamaCppRunner(Runner):
         ids = _find(manifest["inputs"], self.meaning.ids)
         output = _find(manifest["outputs"], self.meaning.output)
         self._dtype = _DTYPES.get(output["dtype"], np.float32)
-        self._one_a_row = self.meaning.pooling != "none" or len(output["shape"]) == len(ids["shape"])
+        self._one_a_row = len(output["shape"]) == len(ids["shape"])
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
         return self.run_many([inputs])[0]
@@ -73,16 +71,6 @@ class LlamaCppRunner(Runner):
         lengths = [self._lengths(case) for case in cases]
         with LlamaCpp(self.model, threads=self.threads) as llama:
             return [self._run(llama, case, rows) for case, rows in zip(cases, lengths, strict=True)]
-
-    def covered(self, inputs: Mapping[str, Array]) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
-        """Which entries of each output llama.cpp computes, by name: [batch, seq] bool, [batch] where rows are pooled.
-
-        Compare `output[covered]` alone: PyTorch computes something where the mask is zero, llama.cpp nothing.
-        """
-        rows = self._lengths(inputs)
-        ids = np.atleast_2d(inputs[self.meaning.ids])
-        found = np.ones(len(rows), bool) if self._one_a_row else np.arange(ids.shape[1]) < np.asarray(rows)[:, None]
-        return {self.meaning.output: found if inputs[self.meaning.ids].ndim == 2 else found[0]}
 
     def _run(self, llama: LlamaCpp, inputs: Mapping[str, Array], lengths: Sequence[int]) -> Arrays:
         given = inputs[self.meaning.ids]
@@ -96,8 +84,7 @@ class LlamaCppRunner(Runner):
         if self.meaning.kind == "decoder":
             logits = llama.logits(ids)
             return logits[-1] if self._one_a_row else logits
-        found = llama.embeddings(ids, pooled=self._one_a_row)
-        return found / np.linalg.norm(found, axis=-1, keepdims=True) if self.meaning.normalize else found
+        return llama.embeddings(ids, pooled=self._one_a_row)
 
     def _lengths(self, inputs: Mapping[str, Array]) -> list[int]:
         """How many tokens of each row are run. Raises UsageError for ids or a mask that llama.cpp cannot take."""

@@ -49,7 +49,7 @@ class TinyTarget(Target):
         KINDS[self.kind](directory / "model.gguf")
         (ids,), (output,) = program.signature.inputs, program.signature.outputs
         kind = "encoder" if self.kind == "encoder" else "decoder"
-        return Lowered("model.gguf", {"gguf": {"kind": kind, "ids": ids.name, "mask": "", "output": output.name, "pooling": "none"}})
+        return Lowered("model.gguf", {"gguf": {"kind": kind, "ids": ids.name, "mask": "", "output": output.name}})
 
     def runners(self, directory, manifest):
         return runners(directory, manifest)
