@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from edgecc.quantization.columns import damped, inverse_factor, round_columns
-from edgecc.targets.gguf.blocks import FORMATS, decode, encode, fit
+from edgecc.quantization.columns import round_columns
+from edgecc.targets.gguf.blocks import FORMATS, encode, fit
 from edgecc.targets.gguf.rounding.moments import Moments
 from edgecc.targets.gguf.rounding.refinement import refine
 from edgecc.targets.gguf.rounding.scales import Scales
 
-_DAMPING = 0.01
 _SWEEPS = 2
 _CHUNK = 1 << 22  # weights that are rounded together
 
@@ -24,23 +23,15 @@ def round_compensated(weight: torch.Tensor, moments: Moments, format: str) -> to
     """
     if not FORMATS[format].group or moments.products is None:
         return encode(weight, format, moments.importance)
-    products = damped(moments.products, _DAMPING)
-    order = products.diagonal().argsort(descending=True, stable=True)
-    factor = _factor(products[order][:, order])
     step = max(1, _CHUNK // weight.shape[1])
-    return torch.cat([_round(part.float(), moments, format, products, factor, order) for part in torch.split(weight, step)])
+    return torch.cat([_round(part.float(), moments, format) for part in torch.split(weight, step)])
 
 
-def _factor(products: torch.Tensor) -> torch.Tensor:
-    """In double precision: in single it may fail where inputs are nearly dependent."""
-    return inverse_factor(products.double()).float()
-
-
-def _round(
-    weight: torch.Tensor, moments: Moments, format: str, products: torch.Tensor, factor: torch.Tensor, order: torch.Tensor
-) -> torch.Tensor:
+def _round(weight: torch.Tensor, moments: Moments, format: str) -> torch.Tensor:
+    factor, order = moments.factor, moments.order  # the largest of the matrices while they are made, so before the target
     columns = moments.target(weight).T.contiguous()
-    scales = Scales(fit(weight, format, moments.importance))
+    grid = fit(weight, format, moments.importance)
+    scales = Scales(grid)
     groups = (order // scales.format.group).tolist()
     levels = torch.empty_like(columns)
     places = order.tolist()
@@ -54,8 +45,8 @@ def _round(
         return value if scales.offset is None else value.add_(scales.offset[group])
 
     round_columns(columns[order], factor, nearest)
-    error = refine(columns, products, scales, levels, _SWEEPS)
-    packed, plain = scales.pack(levels), encode(weight, format, moments.importance)
-    missed = columns - decode(plain, format, weight.shape[1]).T
-    better = ((products @ missed) * missed).sum(0) < error
-    return torch.where(better[:, None], plain, packed)
+    error = refine(columns, moments.damped, scales, levels, _SWEEPS)
+    plain = grid.codes(weight)
+    missed = columns - grid.values(plain).T
+    better = ((moments.damped @ missed) * missed).sum(0) < error
+    return torch.where(better[:, None], grid.pack(plain), scales.pack(levels))
