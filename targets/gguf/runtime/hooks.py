@@ -10,7 +10,6 @@ from typing import Any
 from edgecc.errors import UsageError
 from edgecc.targeting.generation import GenerationRequest, Piece
 from edgecc.targets.gguf.runtime.llama_cpp import LlamaCpp
-from edgecc.targets.gguf.runtime.runner import MODEL
 
 _NOTE = "with llama.cpp's own settings: keys and values in F16, flash attention where it helps"
 
@@ -19,14 +18,14 @@ def generate(directory: Path, manifest: Mapping[str, Any], request: GenerationRe
     """Continue a text, piece by piece. Raises UsageError for an encoder and for a text where the file has no tokenizer."""
     if manifest["facts"]["gguf"]["kind"] != "decoder":
         raise UsageError("the model is an encoder: it continues no text", hint="edgecc run DIR --input NAME=FILE.npy")
-    threads = request.threads or _threads(manifest)
-    with LlamaCpp(_file(directory, manifest), threads=threads) as llama:
+    threads = request.threads or int(manifest["facts"].get("threads", 1))
+    with LlamaCpp(directory / manifest["deployable"], threads=threads) as llama:
         yield from llama.generate(request.prompt, limit=request.limit, sampling=request.sampling)
 
 
-def speed(directory: Path, manifest: Mapping[str, Any], threads: int | None = None, seconds: float = 2.0) -> dict[str, Any]:
+def speed(directory: Path, manifest: Mapping[str, Any], threads: int, seconds: float) -> dict[str, Any]:
     """Tokens per second of reading and of writing (None for an encoder), load time and memory: JSON values."""
-    with LlamaCpp(_file(directory, manifest), threads=threads or _threads(manifest)) as llama:
+    with LlamaCpp(directory / manifest["deployable"], threads=threads) as llama:
         found = llama.speed(seconds=seconds)
         return {
             "runtime": llama.runtime,
@@ -47,11 +46,3 @@ def _quantiles(speeds: Sequence[float]) -> dict[str, float] | None:
         return None
     ordered = sorted(speeds)
     return {"p50": round(statistics.median(ordered), 3), "p90": round(ordered[len(ordered) // 10], 3)}
-
-
-def _file(directory: Path, manifest: Mapping[str, Any]) -> Path:
-    return directory / str(manifest.get("deployable", MODEL))
-
-
-def _threads(manifest: Mapping[str, Any]) -> int:
-    return int(manifest["facts"].get("threads", 1))
