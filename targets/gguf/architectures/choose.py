@@ -1,4 +1,4 @@
-"""Choose the architecture whose semantics equal a model's, or say where the nearest one begins to differ."""
+"""Choose the architecture whose semantics equal a model's, or say where the nearest ones begin to differ."""
 
 from __future__ import annotations
 
@@ -10,30 +10,38 @@ from edgecc.targets.gguf.architectures.series import geometric, max_bias
 from edgecc.targets.gguf.architectures.table import ARCHITECTURES, Architecture
 from edgecc.targets.gguf.recognition.description import LanguageModel
 
+Refused = Sequence[tuple[Architecture, Difference]]
+"""Where each architecture begins to differ from a model, the nearest first: that with the fewest differences, of equal ones that which
+begins to differ the furthest into the graph."""
+
 
 @dataclass(frozen=True)
 class Choice:
-    """`architecture` computes what the model does once the `approximations` are made; `refused`: the first difference of the others."""
+    """`architecture` computes what the model does once the `approximations` are made; `refused`: all others that differ."""
 
     architecture: Architecture
     approximations: Sequence[Difference]
-    refused: Sequence[tuple[Architecture, Difference]]
+    refused: Refused
 
 
-def choose(model: LanguageModel) -> Choice | Sequence[tuple[Architecture, Difference]]:
-    """An architecture without a difference, else one with small ones alone, else the first difference of each, the nearest first: that
-    with the fewest, of equal ones that which begins to differ the furthest into the graph.
+def choose(model: LanguageModel) -> Choice | Refused:
+    """An architecture without a difference, else one with small ones alone, else why all are refused.
 
     Of several, that for which the fewest biases are made up, then the narrowest.
     """
     found = [(architecture, list(differences(model, architecture))) for architecture in ARCHITECTURES]
     fitting = [entry for entry in found if all(d.small for d in entry[1])]
-    if fitting:
-        chosen, small = min(fitting, key=lambda entry: (len(entry[1]), _made_up(model, entry[0])))
-        return Choice(chosen, small, [(a, ds[0]) for a, ds in found if ds and a is not chosen])
+    if not fitting:
+        return _nearest_first(model, found)
+    chosen, small = min(fitting, key=lambda entry: (len(entry[1]), _made_up(model, entry[0])))
+    return Choice(chosen, small, _nearest_first(model, [(a, ds) for a, ds in found if ds and a is not chosen]))
+
+
+def _nearest_first(model: LanguageModel, found: Sequence[tuple[Architecture, Sequence[Difference]]]) -> Refused:
+    """With the first difference of each that is more than small, where there is one."""
     order = {node: i for i, node in enumerate(model.output.graph.nodes)}
-    counted = [([d for d in ds if not d.small], a) for a, ds in found]
-    return [(a, large[0]) for large, a in sorted(counted, key=lambda entry: (len(entry[0]), -order[entry[0][0].node]))]
+    counted = [(len(large := [d for d in ds if not d.small]), (a, [*large, *ds][0])) for a, ds in found]
+    return [entry for _, entry in sorted(counted, key=lambda c: (c[0], -order[c[1][1].node]))]
 
 
 def _made_up(model: LanguageModel, want: Architecture) -> int:
