@@ -55,7 +55,7 @@ def read_model(program: Program) -> LanguageModel:
     if head is None and norm is None and at.target is not aten.add.Tensor:
         raise UnrecognizedError(at, f"the result is that of {operator_name(at.target)}, want that of a layer (logits), a norm or a sum")
     steps = list(_steps(reader, at if norm is None else plain(reader, norm.source)))
-    if norm is not None and steps and not any(b.before for b in steps[0].branches):
+    if norm is not None and steps and steps[0].after is None and not any(b.before for b in steps[0].branches):
         steps, norm = [_Step(steps[0].branches, norm, steps[0].previous), *steps[1:]], None  # it belongs to the last layer
     if not steps:
         raise UnrecognizedError(at, "nothing is before it but the embeddings: want an attention or a feed-forward network")

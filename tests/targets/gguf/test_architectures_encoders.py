@@ -37,3 +37,10 @@ def test_a_mask_that_hides_tokens_from_one_another_is_no_encoder():
 
     with pytest.raises(UnsupportedError, match=r"lets 36 of 66 pairs see tokens that come after|neither causal nor full"):
         plan_of(lowered(Halves().eval(), ids()))
+
+
+def test_a_norm_after_that_of_the_last_layer_is_not_lost():
+    """As nn.TransformerEncoder has it, whose layers norm their sums."""
+    model = torch.nn.Sequential(encoder(ENCODERS["bert"][0]), torch.nn.LayerNorm(48))
+    with pytest.raises(UnsupportedError, match=r"nearest is bert: %layer_norm_5: a norm of the result, want none"):
+        plan_of(lowered(model.eval(), ids()))
