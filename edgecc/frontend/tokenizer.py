@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ class HfTokenizer:
         """Token ids of a text; `special`: with the tokens that the post-processor puts around it."""
         return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
+    def steps(self, part: str) -> list[Mapping[str, Any]]:
+        """The steps of the part `normalizer`, `pre_tokenizer` or `decoder`, sequences unrolled."""
+        return list(_steps(self.spec.get(part)))
+
 
 def read_tokenizer(path: Path) -> HfTokenizer:
     """The tokenizer of a directory.
@@ -62,6 +66,16 @@ def build(spec: Mapping[str, Any], origin: str) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def _steps(part: Any) -> Iterator[Mapping[str, Any]]:
+    if not isinstance(part, dict):
+        return
+    inner = next((part[name] for name in ("normalizers", "pretokenizers", "decoders") if name in part), None)
+    if inner is None:
+        yield part
+    for step in inner or ():
+        yield from _steps(step)
 
 
 def _spec(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[float, ...]]:

@@ -7,7 +7,7 @@ probes alike is taken, so that a small vocabulary, which cannot tell all of them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgecc.errors import UnsupportedError
@@ -25,7 +25,7 @@ FORMS: tuple[Literal["NFC", "NFKC"], ...] = ("NFC", "NFKC")
 
 def fits(source: HfTokenizer) -> bool:
     """Whether a BPE works on bytes, each written as a printable character."""
-    return any(step.get("type") == "ByteLevel" for name in ("pre_tokenizer", "decoder") for step in steps(source.spec.get(name)))
+    return any(step.get("type") == "ByteLevel" for name in ("pre_tokenizer", "decoder") for step in source.steps(name))
 
 
 def read(source: HfTokenizer, rows: int, pre: str = "") -> Tables:
@@ -33,7 +33,7 @@ def read(source: HfTokenizer, rows: int, pre: str = "") -> Tables:
     if pre:
         require_known(pre)
     refuse_oddities(source)
-    normalizers = [str(step.get("type")) for step in steps(source.spec.get("normalizer"))]
+    normalizers = [str(step.get("type")) for step in source.steps("normalizer")]
     foreign = sorted(set(normalizers) - set(FORMS))
     if foreign:
         raise UnsupportedError(f"{source.path}: the tokenizer changes text before it splits it ({', '.join(foreign)}), llama.cpp does not")
@@ -139,14 +139,3 @@ def merge_pairs(source: HfTokenizer) -> list[tuple[str, str]]:
             raise UnsupportedError(f"{source.path}: the merge of {left!r} and {right!r} has a space, which separates the two in GGUF")
         pairs.append((left, right))
     return pairs
-
-
-def steps(part: Any) -> Iterator[Mapping[str, Any]]:
-    """The steps of a normalizer, pre-tokenizer or decoder, sequences unrolled."""
-    if not isinstance(part, dict):
-        return
-    inner = next((part[name] for name in ("normalizers", "pretokenizers", "decoders") if name in part), None)
-    if inner is None:
-        yield part
-    for step in inner or ():
-        yield from steps(step)

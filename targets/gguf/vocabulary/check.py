@@ -39,15 +39,15 @@ def check_vocabulary(file: Path, directory: Path, texts: Sequence[str] = PROBES)
     """The texts that llama.cpp, with the vocabulary in `file`, tokenizes otherwise than the tokenizer of `directory`.
 
     Text is brought to NFC or NFKC first where the tokenizer does so, and loses spaces at its start where the tokenizer reads one of
-    them as the space that llama.cpp adds. Raises ContractError where llama.cpp
-    does not load the file, MissingToolError without xllamacpp or tokenizers.
+    them as the space that llama.cpp adds. Raises ContractError where llama.cpp does not load the file, MissingToolError without
+    xllamacpp or tokenizers.
     """
     from edgecc.frontend.tokenizer import read_tokenizer
-    from edgecc.targets.gguf.vocabulary.byte_level import FORMS, steps
+    from edgecc.targets.gguf.vocabulary.byte_level import FORMS
     from edgecc.targets.gguf.vocabulary.sentencepiece import comparable
 
     source = read_tokenizer(directory)
-    forms = [form for form in FORMS if form in [step.get("type") for step in steps(source.spec.get("normalizer"))]]
+    forms = [form for form in FORMS if form in [step.get("type") for step in source.steps("normalizer")]]
     given = [comparable(source, unicodedata.normalize(forms[-1], text) if forms else text) for text in texts]
     ids, _ = tokenize(file, given)
     differences = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgecc.errors import UnsupportedError
 from edgecc.frontend.sentencepiece_model import BYTE, NORMAL, UNKNOWN, USER_DEFINED
 from edgecc.frontend.tokenizer_files import SPACE, merges_of
-from edgecc.targets.gguf.vocabulary.byte_level import HINT, merge_pairs, refuse_oddities, steps
+from edgecc.targets.gguf.vocabulary.byte_level import HINT, merge_pairs, refuse_oddities
 from edgecc.targets.gguf.vocabulary.keys import MERGES, MODEL, PRE, SCORES, Table, Tables, read_table
 from edgecc.targets.gguf.vocabulary.pretokenizers import NAMES, require_known
 from edgecc.targets.gguf.vocabulary.probes import PROBES
@@ -113,7 +113,7 @@ def comparable(source: HfTokenizer, text: str) -> str:
 
 def _metaspace(source: HfTokenizer) -> str:
     """When a Metaspace pre-tokenizer puts a space in front: always, first, never; `""` where there is no such step."""
-    found = [step for step in steps(source.spec.get("pre_tokenizer")) if step.get("type") == "Metaspace"]
+    found = [step for step in source.steps("pre_tokenizer") if step.get("type") == "Metaspace"]
     return str(found[0].get("prepend_scheme", "always")) if found else ""
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgecc.errors import UnsupportedError
 from edgecc.frontend.tokenizer_files import SPACE
-from edgecc.targets.gguf.vocabulary.byte_level import steps
 from edgecc.targets.gguf.vocabulary.keys import MODEL, PRE, Tables, read_table
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def _spelling(token: str) -> str:
 
 
 def _only(source: HfTokenizer, part: str, wanted: str) -> dict[str, Any]:
-    found = list(steps(source.spec.get(part)))
+    found = source.steps(part)
     if [step.get("type") for step in found] != [wanted]:
         names = ", ".join(str(step.get("type")) for step in found) or "none"
         raise UnsupportedError(f"{source.path}: WordPiece with {part} {names}, want {wanted}")
