@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import edgecc
 from edgecc.errors import ContractError, MissingToolError, UnsupportedError
 from edgecc.targets.gguf.runtime.wheel import shared_library
 from edgecc.targets.gguf.vocabulary.probes import PROBES
@@ -83,10 +84,11 @@ def tokenize(file: Path, texts: Sequence[str], *, special: bool = False) -> tupl
     """
     shared_library()
     request = json.dumps({"texts": list(texts), "special": special}).encode()
-    command = [sys.executable, "-m", "edgecc.targets.gguf.vocabulary.child", str(file)]
+    command = [sys.executable, "-m", "edgecc.targets.gguf.vocabulary.child", str(file.resolve())]
+    root = Path(edgecc.__file__).parents[1]  # so that `-m edgecc...` is this edgecc
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
     try:
-        run = subprocess.run(command, input=request, capture_output=True, check=False, timeout=_SECONDS, env=environment)
+        run = subprocess.run(command, input=request, capture_output=True, check=False, timeout=_SECONDS, cwd=root, env=environment)
     except subprocess.TimeoutExpired as error:
         raise ContractError(f"llama.cpp did not tokenize {len(texts)} texts in {_SECONDS} s, with the vocabulary of {file}") from error
     if run.returncode:

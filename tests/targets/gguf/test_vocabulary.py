@@ -270,6 +270,13 @@ def test_a_name_that_llama_cpp_does_not_have_is_refused_with_the_nearest(small: 
     assert caught.value.hint == "did you mean 'qwen2'?"
 
 
+def test_what_lies_in_the_working_directory_is_not_run(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.vocabulary_file(small, 290, tmp_path / "v.gguf")
+    (tmp_path / "edgecc.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert check_vocabulary(Path("v.gguf"), small, ["it's"]) == []
+
+
 def test_an_abort_of_llama_cpp_is_reported(tmp_path: Path) -> None:
     """A BERT vocabulary without the token that llama.cpp puts before a text."""
     keys: dict[str, Any] = {"general.architecture": "bert", "tokenizer.ggml.model": "bert", "tokenizer.ggml.tokens": ["[UNK]", "\u2581a"]}
