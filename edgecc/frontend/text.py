@@ -155,11 +155,10 @@ def _inputs(signature: Signature, window: int) -> _Inputs:
         )
     shape = ids[0].shape
     dims = {d.name: d for d in signature.dims}
-    size, batch = shape[-1], shape[0] if len(shape) == 2 else 1
-    least_batch = dims[batch].lower if isinstance(batch, str) and batch in dims else 1
+    size, rows = shape[-1], shape[0] if len(shape) == 2 else 1
+    batch = rows if isinstance(rows, int) else max(1, dims[rows].lower) if rows in dims else 1
     if isinstance(size, int):
-        return _Inputs(roles, specs, batch if isinstance(batch, int) else max(1, least_batch), size, size)
+        return _Inputs(roles, specs, batch, size, size)
     dim = dims.get(size)
     lower, upper = (dim.lower, dim.upper) if dim else (1, None)
-    length = max(lower, min(window, upper if upper is not None else window))
-    return _Inputs(roles, specs, batch if isinstance(batch, int) else max(1, least_batch), max(1, lower), length)
+    return _Inputs(roles, specs, batch, max(1, lower), max(lower, min(window, upper if upper is not None else window)))
