@@ -44,11 +44,11 @@ def complete(source: HfTokenizer, tables: Tables) -> Vocabulary:
         if flag is not None and bool(flag) != bool(found_there):
             notes.append(f"tokenizer_config.json says {name} {flag}, tokenizer.json does otherwise and is followed, as by transformers")
     if len(first) > 1 or len(last) > 1:
-        notes.append(f"it puts {first} before and {last} after a text, llama.cpp at most one token on each side")
+        notes.append(f"the tokenizer puts the tokens {first} before and {last} after a text, llama.cpp at most one on each side")
     if model == "bert":
         ids.update(_sentence_ends(source, ids, first, last))
         if len(first) != 1 or len(last) != 1:
-            notes.append("it does not put one token before and one after a text, llama.cpp does for BERT")
+            notes.append("the tokenizer does not put one token before and one after a text, llama.cpp does for BERT")
     elif first:
         ids["bos"] = first[0]
     if last and model != "bert":

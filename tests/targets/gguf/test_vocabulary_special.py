@@ -99,7 +99,7 @@ def test_more_than_one_token_before_a_text_is_noted(tokenizer: Any, tmp_path: Pa
     special = [("<s>", 0), ("<pad>", 2)]
     changed.post_processor = processors.TemplateProcessing(single="<s> <pad> $A", pair="$A $B", special_tokens=special)
     directory = host.save(tmp_path / "d", changed, NAMES)
-    assert "it puts [0, 2] before and [] after a text" in " ".join(read_vocabulary(directory, 280).notes)
+    assert "the tokenizer puts the tokens [0, 2] before and [] after a text" in " ".join(read_vocabulary(directory, 280).notes)
     assert _around(host.vocabulary_file(directory, 280, tmp_path / "v.gguf")) == [0]
 
 
