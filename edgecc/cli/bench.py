@@ -16,7 +16,6 @@ from edgecc.cli.terminal import Terminal
 from edgecc.errors import EdgeccError, MissingToolError, UsageError
 
 if TYPE_CHECKING:
-    from edgecc.targeting.base import Target
     from edgecc.targeting.timing import Contestant
 
 _PEERS = ("onnxruntime", "torch")
@@ -54,7 +53,8 @@ def run(args: argparse.Namespace, session: Session) -> Answer:
     target = settings.registry(args.load).create_target(manifest["target"], manifest["target_options"])
     threads = args.threads or int(manifest["facts"].get("threads", 1))
     missing: list[str] = []
-    tokens = _token_speed(args, target, manifest, threads, session)
+    session.terminal.progress.step("timing the artifact")
+    tokens = dict(target.token_speed(args.directory, manifest, threads, args.seconds))
     if tokens and not args.vs:
         return Answer(_document(manifest, threads, {**_UNTIMED, **tokens}, {}, missing))
     cases = reference.read(args.directory / "reference")
@@ -98,12 +98,6 @@ def _document(
         "peers": peers,
         "missing": missing,
     }
-
-
-def _token_speed(args: argparse.Namespace, target: Target, manifest: Mapping[str, Any], threads: int, session: Session) -> dict[str, Any]:
-    """Tokens per second of the artifact, {} where its target does not time it so."""
-    session.terminal.progress.step("timing the artifact")
-    return dict(target.token_speed(args.directory, manifest, threads, args.seconds))
 
 
 def _peers(args: argparse.Namespace, folder: Path, threads: int, missing: list[str], session: Session) -> list[Contestant]:
