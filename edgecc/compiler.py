@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from edgecc.registry import Registry
 from edgecc.report import RecordCost, Report
 from edgecc.targeting import support
 from edgecc.targeting.base import Lowered, Target
+from edgecc.targeting.packages import installed
 from edgecc.training.task import Task
 
 Eager = Callable[..., tuple[torch.Tensor, ...]]
@@ -318,16 +318,9 @@ def _manifest(job: Job, lowered: Lowered, directory: Path, bounds: tuple[float, 
         "seed": job.recipe.options.seed,
         **dict(zip(("tolerance", "min_sqnr_db"), bounds, strict=True)),
         "facts": dict(lowered.facts),
-        "versions": {name: _version(name) for name in ("edgecc", "torch", "numpy")},
+        "versions": {name: installed(name) or "source" for name in ("edgecc", "torch", "numpy")},
         "files": artifact.digests(directory),
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "source"
 
 
 def timed(report: Report, what: str, work: Callable[[], Any]) -> Any:

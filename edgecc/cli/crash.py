@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import platform
 import shlex
@@ -12,6 +11,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from edgecc.targeting.packages import installed
 
 if TYPE_CHECKING:
     from edgecc.ir.program import Program
@@ -47,12 +48,7 @@ def _folder(name: str) -> Path:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | {package: installed(package) or "not installed" for package in PACKAGES}
 
 
 def _write_program(directory: Path, program: Program) -> None:

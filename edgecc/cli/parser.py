@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from edgecc.cli.process import write
 from edgecc.cli.progress import STYLES
 from edgecc.diagnostics import nearest
 from edgecc.errors import UsageError
+from edgecc.targeting.packages import installed
 
 EPILOG = """exit codes:
   0 done and every contract held    4 an operator is not supported on the target
@@ -102,10 +102,7 @@ class _Version(argparse.Action):
 
 def version(package: str) -> str:
     """The installed version, without importing the package."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "from source" if package == "edgecc" else "missing"
+    return installed(package) or ("from source" if package == "edgecc" else "missing")
 
 
 def parse(words: Sequence[str], commands: Sequence[Command]) -> tuple[Command, argparse.Namespace]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 
 from edgecc.targeting.base import Requirement
+from edgecc.targeting.packages import installed
 from edgecc.targets.gguf.runtime.runner import requirement
+from edgecc.targets.gguf.runtime.wheel import INSTALL
 
 
 def requirements() -> Sequence[Requirement]:
@@ -18,8 +19,4 @@ def requirements() -> Sequence[Requirement]:
 
 
 def _package(name: str, purpose: str) -> Requirement:
-    try:
-        found = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        found = ""
-    return Requirement(name, found, purpose, "pip install 'edgecc[gguf]'")
+    return Requirement(name, installed(name), purpose, INSTALL)

@@ -13,7 +13,8 @@ import torch
 from edgecc.errors import MissingToolError
 from edgecc.ir import archive
 from edgecc.ir.program import Program
-from edgecc.targets.onnx_common.runtime import INSTALL, version
+from edgecc.targeting.packages import installed
+from edgecc.targets.onnx_common.runtime import INSTALL
 
 
 class NotExportedError(Exception):
@@ -25,7 +26,7 @@ def export(program: Program, opset: int) -> Any:
 
     Raises NotExportedError, and MissingToolError where the exporter's own package is missing.
     """
-    if not version("onnxscript"):
+    if not installed("onnxscript"):
         raise MissingToolError("onnxscript is not installed, which PyTorch's ONNX exporter needs", hint=INSTALL)
     with _quiet():
         try:

@@ -18,8 +18,9 @@ import numpy as np
 
 from edgecc.errors import ContractError
 from edgecc.targeting.base import Arrays, Runner
+from edgecc.targeting.packages import installed
 from edgecc.targets.onnx_common import widen
-from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner, version
+from edgecc.targets.onnx_common.runtime import OnnxRuntimeRunner
 from edgecc.targets.onnx_common.write import MODEL, write
 
 _NAMES = {"fp16": "FLOAT16", "bf16": "BFLOAT16"}
@@ -38,7 +39,7 @@ def runners(model: Path, threads: int, note: str, manifest: Mapping[str, Any]) -
         if note:
             return [rounded]
         raise ContractError(
-            f"ONNX Runtime {version('onnxruntime')} crashes when it loads this float16 file at its default optimization level",
+            f"ONNX Runtime {installed('onnxruntime')} crashes when it loads this float16 file at its default optimization level",
             hint="--precision fp32",
         )
     return [rounded, HalfRunner(model, threads, note, manifest)]

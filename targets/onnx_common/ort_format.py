@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from edgecc.errors import ContractError, MissingToolError
-from edgecc.targets.onnx_common.runtime import INSTALL, version
+from edgecc.targeting.packages import installed
+from edgecc.targets.onnx_common.runtime import INSTALL
 from edgecc.targets.onnx_common.write import MODEL
 
 ORT_MODEL = "model.ort"
@@ -24,7 +25,7 @@ def convert(directory: Path, platform: str) -> None:
 
     Raises MissingToolError, and ContractError with the tool's message where it fails.
     """
-    if not version("onnxruntime"):
+    if not installed("onnxruntime"):
         raise MissingToolError("ONNX Runtime is not installed", hint=INSTALL)
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--output_dir", folder, "--optimization_style", "Fixed", "--target_platform", platform]

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecc.errors import ContractError
 from edgecc.targeting.base import Arrays, Runner
-from edgecc.targets.onnx_common.runtime import version
+from edgecc.targeting.packages import installed
 
 
 class ReferenceRunner(Runner):
@@ -19,7 +19,7 @@ class ReferenceRunner(Runner):
     def __init__(self, model: Path, note: str = "") -> None:
         from onnx.reference import ReferenceEvaluator
 
-        self.runtime = f"onnx {version('onnx')} reference evaluator ({'; '.join(filter(None, ['ONNX Runtime was not run', note]))})"
+        self.runtime = f"onnx {installed('onnx')} reference evaluator ({'; '.join(filter(None, ['ONNX Runtime was not run', note]))})"
         self._evaluator = ReferenceEvaluator(str(model))
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from edgecc.errors import ContractError, MissingToolError
 from edgecc.targeting.base import Arrays, Requirement, Runner
+from edgecc.targeting.packages import installed
 from edgecc.targeting.timing import Contestant
 
 INSTALL = "pip install 'edgecc[onnx]'"
@@ -24,7 +24,7 @@ class OnnxRuntimeRunner(Runner):
 
     def __init__(self, model: Path, threads: int, note: str = "", *, fusions: bool = True) -> None:
         note = note if fusions else "; ".join(filter(None, ["without its Q/DQ fusions", note]))
-        self.runtime = f"onnxruntime {version('onnxruntime')}" + (f" ({note})" if note else "")
+        self.runtime = f"onnxruntime {installed('onnxruntime')}" + (f" ({note})" if note else "")
         self._session = _session(model, threads, fusions=fusions)
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
@@ -37,7 +37,7 @@ class OnnxRuntimeRunner(Runner):
 
 
 def _session(model: Path, threads: int, *, fusions: bool = True) -> Any:
-    if not version("onnxruntime"):
+    if not installed("onnxruntime"):
         raise MissingToolError("ONNX Runtime is not installed", hint=INSTALL)
     import onnxruntime
 
@@ -49,36 +49,28 @@ def _session(model: Path, threads: int, *, fusions: bool = True) -> Any:
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as in `run`
-        raise ContractError(f"ONNX Runtime {version('onnxruntime')} cannot load {model.name}: {error}") from error
+        raise ContractError(f"ONNX Runtime {installed('onnxruntime')} cannot load {model.name}: {error}") from error
 
 
 def contestant(model: Path, threads: int, note: str = "") -> Contestant:
     """The same file, timed in a process of its own."""
     command = (sys.executable, "-m", "edgecc.peers.onnxruntime_peer", str(model.resolve()), "-t", str(threads))
-    return Contestant(f"onnxruntime {version('onnxruntime')}", command, note)
+    return Contestant(f"onnxruntime {installed('onnxruntime')}", command, note)
 
 
 def find_requirements() -> Sequence[Requirement]:
     return [
-        Requirement("onnx", version("onnx"), "the file format", INSTALL),
-        Requirement("onnx-ir", version("onnx-ir"), "builds and writes the model", INSTALL),
-        Requirement("onnxruntime", version("onnxruntime"), "runs the model to verify it", INSTALL),
+        Requirement("onnx", installed("onnx"), "the file format", INSTALL),
+        Requirement("onnx-ir", installed("onnx-ir"), "builds and writes the model", INSTALL),
+        Requirement("onnxruntime", installed("onnxruntime"), "runs the model to verify it", INSTALL),
         Requirement(
-            "onnxscript", version("onnxscript"), "PyTorch's exporter, for operators that edgecc does not lower", INSTALL, required=False
+            "onnxscript", installed("onnxscript"), "PyTorch's exporter, for operators that edgecc does not lower", INSTALL, required=False
         ),
     ]
 
 
 def require_onnx() -> None:
     """Raise MissingToolError where what writes a model is missing."""
-    missing = [name for name in ("onnx", "onnx-ir") if not version(name)]
+    missing = [name for name in ("onnx", "onnx-ir") if not installed(name)]
     if missing:
         raise MissingToolError(f"{' and '.join(missing)} is not installed", hint=INSTALL)
-
-
-def version(distribution: str) -> str:
-    """The installed version of a distribution, `""` where it is not installed. Imports nothing."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""

@@ -21,7 +21,8 @@ from edgecc.pipeline.base import Reordered
 from edgecc.pipeline.context import Sample
 from edgecc.pipeline.numerics import Distance, distance
 from edgecc.reference import to_numpy
-from edgecc.targets.onnx_common.runtime import INSTALL, OnnxRuntimeRunner, version
+from edgecc.targeting.packages import installed
+from edgecc.targets.onnx_common.runtime import INSTALL, OnnxRuntimeRunner
 from edgecc.targets.onnx_common.write import DATA, MODEL, write
 
 _EMBEDDED = 64 * 2**20  # bytes that model.onnx itself may have
@@ -57,7 +58,7 @@ def simplify(directory: Path, names: Sequence[str], samples: Sequence[Sample], t
 
     `names` are those of the inputs; outputs may differ by `tolerance` of their magnitude. Raises MissingToolError.
     """
-    if not version("onnxsim"):
+    if not installed("onnxsim"):
         raise MissingToolError("onnxsim is not installed", hint=INSTALL)
     before = _count(directory)
     if not samples:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from edgecc.errors import MissingToolError
 from edgecc.targeting.base import Requirement
+from edgecc.targeting.packages import installed
 from edgecc.targets.tvm_cpu.device_runtime import fetch_line, find_runtime
 from edgecc.targets.tvm_cpu.linker import find_toolchain
 from edgecc.targets.tvm_cpu.machines import Machine
 from edgecc.targets.tvm_cpu.runners import emulator
-from edgecc.targets.tvm_cpu.versions import FFI, INSTALL, TVM, installed
+from edgecc.targets.tvm_cpu.versions import FFI, INSTALL, TVM
 
 
 def find_requirements(built: Machine, runtime: str = "c", root: Path | None = None, path: str | None = None) -> list[Requirement]:

@@ -20,11 +20,12 @@ import numpy as np
 import edgecc
 from edgecc.errors import ContractError, MissingToolError, UsageError
 from edgecc.targeting.base import Arrays, Runner
+from edgecc.targeting.packages import installed
 from edgecc.targets.tvm_cpu.device import runner_program
 from edgecc.targets.tvm_cpu.interface import Interface
 from edgecc.targets.tvm_cpu.machines import Machine, machine
 from edgecc.targets.tvm_cpu.standalone import library
-from edgecc.targets.tvm_cpu.versions import INSTALL, installed
+from edgecc.targets.tvm_cpu.versions import INSTALL
 
 MODEL = "model.so"
 HOST_MODEL = "host/model.so"

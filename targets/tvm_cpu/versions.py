@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 from edgecc.errors import MissingToolError
+from edgecc.targeting.packages import installed
 
 TVM = "0.27.0.post1"
 FFI = "0.1.14.post0"  # 0.1.15 crashes TVM 0.27 while it saves a module or tensorizes
 INSTALL = f"pip install apache-tvm=={TVM} apache-tvm-ffi=={FFI}    (or: pip install 'edgecc[tvm]')"
-
-
-def installed(distribution: str) -> str:
-    """The installed version of a distribution, `""` where it is not installed. Imports nothing."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def require_tvm() -> None:
