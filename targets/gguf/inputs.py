@@ -9,7 +9,7 @@ from torch import fx
 
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import Sample
-from edgecc.targets.gguf.recognition.embeddings import input_of, open_program
+from edgecc.targets.gguf.recognition.opening import input_of, open_program
 from edgecc.targets.gguf.recognition.positions import are_positions
 from edgecc.targets.gguf.recognition.reading import UnrecognizedError
 

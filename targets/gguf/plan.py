@@ -12,9 +12,10 @@ from edgecc.pipeline.context import PassContext
 from edgecc.targets.gguf import mixture as mixtures
 from edgecc.targets.gguf.architectures import keys as metadata
 from edgecc.targets.gguf.architectures.choose import Choice
+from edgecc.targets.gguf.architectures.naming import tensors_of
 from edgecc.targets.gguf.architectures.sizes import sizes_of
 from edgecc.targets.gguf.architectures.table import Architecture
-from edgecc.targets.gguf.architectures.tensors import Tensor, tensors_of
+from edgecc.targets.gguf.architectures.tensors import Tensor
 from edgecc.targets.gguf.config import check_config, read_config
 from edgecc.targets.gguf.recognition.description import LanguageModel, rows_of
 from edgecc.targets.gguf.recognize import recognize

@@ -30,6 +30,11 @@ def calibration() -> list[Any]:
     return _samples()
 
 
+def little() -> list[Any]:
+    """48 tokens, of which no layer of 96 columns learns much."""
+    return _samples()[:4]
+
+
 def _wide(name: str) -> Any:
     """One of the zoo with rows that blocks of 32 divide: 8 heads of 8, and networks of 96."""
     found = DECODERS[name][0]
@@ -150,6 +155,18 @@ def test_tables_that_are_not_the_weight_itself_are_rounded_and_verified(tmp_path
     """The file has the rows times 8, or without an axis; the program that is compared has them as the model does."""
     found = compiled(f"{HERE}:{factory}", tmp_path / "out", "--quant", "q4_0", "--calibration", f"{OWN}:calibration")
     assert report_of(found)["verify"]["language_model"]["random"]["kl"] <= 0.05  # 4.5 bits a weight; a wrong table is off by nats
+
+
+def test_too_little_data_is_noted(tmp_path):
+    found = compiled(f"{OWN}:fused", tmp_path / "out", "--quant", "q4_0", "--calibration", f"{OWN}:little")
+    assert "calibrated on 48 tokens, 0.5 for each column of blk.0.ffn_down.weight" in report_of(found)["facts"]["gguf"]["notes"][-1]
+
+
+def test_a_table_alone_is_rounded_without_a_matrix(tmp_path):
+    """No layer is in blocks, so nothing is known of inputs."""
+    flags = ["--quant", "f16", "--tensor-type", "token_embd=q4_0", "--calibration", f"{OWN}:calibration"]
+    found = compiled(f"{OWN}:fused", tmp_path / "out", *flags)
+    assert report_of(found)["facts"]["gguf"]["formats"]["q4_0"] == 1 and not (found / "imatrix.gguf").exists()
 
 
 def test_the_same_data_give_the_same_bytes(tmp_path):
