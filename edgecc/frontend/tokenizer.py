@@ -47,9 +47,7 @@ def read_tokenizer(path: Path) -> HfTokenizer:
     """
     config = read_optional(path / "tokenizer_config.json")
     spec, scores = _spec(path, config)
-    known = {token["id"] for token in spec.get("added_tokens") or ()}
-    extra = {t["id"]: t for t in files.added_tokens(path, config) if t["id"] not in known and t["content"]}
-    spec = {**spec, "version": "1.0", "added_tokens": [*(spec.get("added_tokens") or ()), *(extra[i] for i in sorted(extra))]}
+    spec = {**spec, "version": "1.0", "added_tokens": _added_tokens(path, spec, config)}
     return HfTokenizer(path, spec, build(spec, str(path)), config, scores)
 
 
@@ -93,6 +91,19 @@ def _spec(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
     if (path / "vocab.txt").is_file():
         return files.from_wordpiece(path, config), ()
     raise UsageError(f"{path} has no tokenizer; looked for {', '.join(_LOOKED_FOR)}", hint="copy the tokenizer's files beside config.json")
+
+
+def _added_tokens(path: Path, spec: Mapping[str, Any], config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those of the specification, and those of other files that it does not have."""
+    try:
+        own = list(spec.get("added_tokens") or ())
+        known = {token["id"] for token in own}
+        extra = {t["id"]: t for t in files.added_tokens(path, config) if t["id"] not in known and t["content"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path}: the added tokens of the tokenizer are damaged: {reason(error)}", hint="copy or download it again"
+        ) from error
+    return [*own, *(extra[i] for i in sorted(extra))]
 
 
 def _scores(model: Path, spec: Mapping[str, Any]) -> tuple[float, ...]:

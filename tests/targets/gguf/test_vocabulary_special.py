@@ -138,6 +138,23 @@ def test_added_tokens_of_the_configuration_count(tokenizer: Any, tmp_path: Path)
     assert keys["tokenizer.ggml.token_type"][275:] == [4, 3, 5]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config", {"added_tokens_decoder": {"a": {"content": "<tool>"}}}),
+        ("tokenizer_config", {"added_tokens_decoder": {"275": None}}),
+        ("added_tokens", {"<tool>": "x"}),
+        ("added_tokens", {"<tool>": None}),
+        ("tokenizer", {"model": {"type": "BPE"}, "added_tokens": [{}]}),
+        ("tokenizer", {"model": {"type": "BPE"}, "added_tokens": True}),
+    ],
+)
+def test_damaged_added_tokens_are_refused(name: str, content: Any, tokenizer: Any, tmp_path: Path) -> None:
+    _files(host.save(tmp_path, tokenizer), **{name: content})
+    with pytest.raises(UsageError, match="the added tokens of the tokenizer are damaged"):
+        read_vocabulary(tmp_path, 280)
+
+
 @pytest.mark.slow
 def test_a_word_list_of_bert_has_the_tokens_of_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install 'edgecc[llm]')")
