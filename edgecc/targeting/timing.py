@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecc.errors import ContractError
+from edgecc.targeting.ending import ending
 from edgecc.targeting.memory import Peak
 
 
@@ -94,7 +95,7 @@ class Child:
         if not line:
             code = self._process.wait()
             self._log.seek(0)
-            raise ContractError(f"{self.runtime} ended with code {code}: {self._log.read().strip()[-2000:]}")
+            raise ContractError(f"{self.runtime} {ending(code)}: {self._log.read().strip()[-2000:]}")
         return line
 
     def __exit__(self, *_: object) -> None:

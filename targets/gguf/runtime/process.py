@@ -14,17 +14,10 @@ from typing import Any
 
 import edgecc
 from edgecc.errors import ContractError, EdgeccError, MissingToolError, UsageError
+from edgecc.targeting.ending import ending
 from edgecc.targets.gguf.runtime import protocol
 
 _ERRORS: dict[str, type[EdgeccError]] = {kind.__name__: kind for kind in (ContractError, MissingToolError, UsageError)}
-_CRASHES = {
-    -4: "an illegal instruction",
-    -6: "an abort",
-    -7: "a bus error",
-    -8: "a division by zero",
-    -9: "a kill, as where memory runs out",
-    -11: "a segmentation fault",
-}
 _LINES, _TAIL = 12, 1 << 16  # how much of the child's log an error shows: lines, of the last bytes
 
 
@@ -86,10 +79,7 @@ class Process:
         self._log.seek(max(self._said, self._log.seek(0, os.SEEK_END) - _TAIL))
         lines = self._log.read().decode(errors="replace").splitlines()[-_LINES:]
         self.end()
-        if self._overdue:
-            how = f"did not answer within {seconds:g} s"
-        else:
-            how = f"was ended by {_CRASHES.get(code, f'signal {-code}')}" if code < 0 else f"ended with code {code}"
+        how = f"did not answer within {seconds:g} s" if self._overdue else ending(code)
         return ContractError("\n  ".join([f"llama.cpp {how} on {self.name}", *lines]))
 
     def end(self) -> None:
