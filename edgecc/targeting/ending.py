@@ -12,6 +12,6 @@ _SIGNALS = {
 }
 
 
-def ending(code: int) -> str:
-    """`was ended by an abort` or `ended with code 1`, of a return code as Popen has it."""
-    return f"was ended by {_SIGNALS.get(-code, f'signal {-code}')}" if code < 0 else f"ended with code {code}"
+def ended_by(code: int) -> str:
+    """What ended a process whose return code is negative, as Popen has it for a signal."""
+    return _SIGNALS.get(-code, f"signal {-code}")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecc.errors import ContractError
-from edgecc.targeting.ending import ending
+from edgecc.targeting.ending import ended_by
 from edgecc.targeting.memory import Peak
 
 
@@ -95,7 +95,8 @@ class Child:
         if not line:
             code = self._process.wait()
             self._log.seek(0)
-            raise ContractError(f"{self.runtime} {ending(code)}: {self._log.read().strip()[-2000:]}")
+            how = f"was ended by {ended_by(code)}" if code < 0 else f"ended with code {code}"
+            raise ContractError(f"{self.runtime} {how}: {self._log.read().strip()[-2000:]}")
         return line
 
     def __exit__(self, *_: object) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import edgecc
 from edgecc.errors import ContractError, MissingToolError, UsageError
 from edgecc.targeting.base import Arrays, Runner
-from edgecc.targeting.ending import ending
+from edgecc.targeting.ending import ended_by
 from edgecc.targeting.packages import installed
 from edgecc.targets.tvm_cpu.device import runner_program
 from edgecc.targets.tvm_cpu.interface import Interface
@@ -77,7 +77,7 @@ class ProcessRunner(Runner):
     def _fail(self, code: int, message: str) -> None:
         if code == 2:
             raise UsageError(f"{self.runtime} refused the inputs: {message}")
-        ended = ending(code) if code < 0 else f"failed with exit code {code}"
+        ended = f"ended by {ended_by(code)}" if code < 0 else f"failed with exit code {code}"
         raise ContractError(f"the model {ended} on {self.runtime}{': ' if message else ''}{message}")
 
     def _outputs(self, folder: Path) -> Arrays:

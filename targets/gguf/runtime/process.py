@@ -14,7 +14,7 @@ from typing import Any
 
 import edgecc
 from edgecc.errors import ContractError, EdgeccError, MissingToolError, UsageError
-from edgecc.targeting.ending import ending
+from edgecc.targeting.ending import ended_by
 from edgecc.targets.gguf.runtime import protocol
 
 _ERRORS: dict[str, type[EdgeccError]] = {kind.__name__: kind for kind in (ContractError, MissingToolError, UsageError)}
@@ -79,7 +79,10 @@ class Process:
         self._log.seek(max(self._said, self._log.seek(0, os.SEEK_END) - _TAIL))
         lines = self._log.read().decode(errors="replace").splitlines()[-_LINES:]
         self.end()
-        how = f"did not answer within {seconds:g} s" if self._overdue else ending(code)
+        if self._overdue:
+            how = f"did not answer within {seconds:g} s"
+        else:
+            how = f"was ended by {ended_by(code)}" if code < 0 else f"ended with code {code}"
         return ContractError("\n  ".join([f"llama.cpp {how} on {self.name}", *lines]))
 
     def end(self) -> None:
