@@ -71,9 +71,7 @@ def _layer(model: LanguageModel, layer: Layer, want: Architecture) -> Iterator[D
     ):
         if part is None:
             if not want.varied:
-                other = layer.attention or layer.feed_forward
-                assert other is not None
-                yield Difference(other.node, "a layer without attention or without a network", "both", layer.index)
+                yield Difference(layer.node, "a layer without attention or without a network", "both", layer.index)
             continue
         norm, unwanted = (after, before) if want.after else (before, after)
         if unwanted is not None and not (want.after and layer.parallel):
@@ -125,7 +123,7 @@ def _heads(model: LanguageModel, a: Attention, want: Architecture) -> int:
     """Heads of the file in the layer."""
     if want.varied:
         return a.heads
-    return max(x.attention.heads for x in model.layers if x.attention is not None) if want.wide else model.width // a.width
+    return max(x.heads for x in model.attentions) if want.wide else model.width // a.width
 
 
 def _rope(a: Attention, want: Architecture, layer: int) -> Iterator[Difference]:
@@ -160,17 +158,15 @@ def _bias(layers: Sequence[Linear], group: str, want: Architecture, layer: int |
 
 
 def _parallel(layer: Layer, want: Architecture) -> Iterator[Difference]:
-    first = layer.attention or layer.feed_forward
-    assert first is not None
     if not layer.parallel:
         if want.parallel in ("one norm", "two norms"):
-            yield Difference(first.node, "attention, then the network", "side by side", layer.index)
+            yield Difference(layer.node, "attention, then the network", "side by side", layer.index)
         return
-    one = layer.before_attention is not None and layer.before_feed_forward is not None
-    same = one and layer.before_attention.node is layer.before_feed_forward.node  # type: ignore[union-attr]
+    one, other = layer.before_attention, layer.before_feed_forward
+    same = one is not None and other is not None and one.node is other.node
     if want.parallel == "never" or (want.parallel == "one norm" and not same):
         yield Difference(
-            first.node, f"attention and network side by side, {'one norm' if same else 'two norms'}", want.parallel, layer.index
+            layer.node, f"attention and network side by side, {'one norm' if same else 'two norms'}", want.parallel, layer.index
         )
 
 
@@ -180,39 +176,31 @@ def _unlike(layer: Layer, first: Layer, want: Architecture) -> Iterator[Differen
     if a is not None and b is not None and a is not b:
         if a.width != b.width:
             yield Difference(a.node, f"heads of {a.width}", f"{b.width} {as_first}", layer.index)
-        elif (found := _turn(a)) != _turn(b) or not _same(_frequencies(a), _frequencies(b), 1e-5):
-            yield Difference(a.node, f"{found}" if found != _turn(b) else "other rotary frequencies", f"{_turn(b)} {as_first}", layer.index)
-        elif not _same(a.mask.slopes, b.mask.slopes, 0.0):
+        elif _turn(a) != _turn(b):
+            yield Difference(a.node, _turn(a), f"{_turn(b)} {as_first}", layer.index)
+        elif a.rope is not None and b.rope is not None and not a.rope.equals(b.rope):
+            yield Difference(a.node, "other rotary frequencies", f"{_turn(b)} {as_first}", layer.index)
+        elif not _same_slopes(a.mask.slopes, b.mask.slopes):
             yield Difference(a.node, "another bias by distance", f"the same {as_first}", layer.index)
         elif not want.varied and a.heads // a.kv_heads != b.heads // b.kv_heads:
             yield Difference(a.node, f"groups of {a.heads // a.kv_heads} heads", f"{b.heads // b.kv_heads} {as_first}", layer.index)
     if layer.parallel != first.parallel:
-        part = layer.attention or layer.feed_forward
-        assert part is not None
         yield Difference(
-            part.node, "side by side" if layer.parallel else "attention, then the network", f"the order {as_first}", layer.index
+            layer.node, "side by side" if layer.parallel else "attention, then the network", f"the order {as_first}", layer.index
         )
     sizes = [
         (x.attention and (x.attention.heads, x.attention.kv_heads), x.feed_forward and x.feed_forward.up.shape[0]) for x in (layer, first)
     ]
     if want.name in ("llama", "qwen2") and sizes[0] != sizes[1]:
-        part = layer.attention or layer.feed_forward
-        assert part is not None
-        yield Difference(part.node, f"heads and network {sizes[0]}", f"{sizes[1]} {as_first}", layer.index)
+        yield Difference(layer.node, f"heads and network {sizes[0]}", f"{sizes[1]} {as_first}", layer.index)
 
 
 def _turn(a: Attention) -> str:
     return "no rotary positions" if a.rope is None else f"rotary positions over {a.rope.width} dimensions"
 
 
-def _frequencies(a: Attention) -> torch.Tensor | None:
-    return None if a.rope is None else a.rope.frequencies
-
-
-def _same(a: torch.Tensor | None, b: torch.Tensor | None, rtol: float) -> bool:
-    if a is None or b is None:
-        return a is b
-    return a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=0)
+def _same_slopes(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
 
 
 def _norms(model: LanguageModel) -> Iterator[tuple[Norm, int | None]]:

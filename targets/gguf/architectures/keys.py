@@ -49,7 +49,7 @@ def _rope(model: LanguageModel, architecture: Architecture, width: int) -> dict[
     if not architecture.rope:
         return {}
     name = architecture.name
-    rope = next(layer.attention for layer in model.layers if layer.attention is not None).rope
+    rope = model.attentions[0].rope
     whole = rope is not None and (rope.width == width or not architecture.rope_table)
     series = geometric(rope.frequencies) if rope is not None and whole else None
     turning = rope.width if rope is not None and whole else width

@@ -28,13 +28,13 @@ class Sizes:
 def sizes_of(model: LanguageModel, architecture: Architecture) -> Sizes:
     """An architecture whose layers may differ takes them as they are; else all get the largest."""
     attentions = [layer.attention for layer in model.layers]
-    width = next(a.width for a in attentions if a is not None)
+    first = model.attentions[0]
     heads = [a.heads if a else 0 for a in attentions]
     kv_heads = [a.kv_heads if a else 0 for a in attentions]
     network = [layer.feed_forward.up.shape[0] if layer.feed_forward else _EMPTY for layer in model.layers]
     if architecture.varied:
-        return Sizes([heads[0] or 1, *heads[1:]], [kv_heads[0] or 1, *kv_heads[1:]], network, width)
-    shared = next(a.heads // a.kv_heads for a in attentions if a is not None)
-    most = max(heads) if architecture.wide else model.width // width
+        return Sizes([heads[0] or 1, *heads[1:]], [kv_heads[0] or 1, *kv_heads[1:]], network, first.width)
+    shared = first.heads // first.kv_heads
+    most = max(heads) if architecture.wide else model.width // first.width
     count = len(heads)
-    return Sizes([most] * count, [most // shared] * count, [max(network)] * count, width)
+    return Sizes([most] * count, [most // shared] * count, [max(network)] * count, first.width)

@@ -137,7 +137,7 @@ def _table(name: str, stored: fx.Node, width: int) -> Tensor:
 
 def _rope_factors(model: LanguageModel, architecture: Architecture, width: int) -> Iterator[Tensor]:
     """What divides the frequencies of `rope.freq_base`, where they are no series of it over all dimensions."""
-    rope = next(layer.attention for layer in model.layers if layer.attention is not None).rope
+    rope = model.attentions[0].rope
     if not architecture.rope_table or (rope is not None and rope.width == width and geometric(rope.frequencies)):
         return
     turning = rope.frequencies if rope is not None else torch.empty(0, dtype=torch.float64)

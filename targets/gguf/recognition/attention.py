@@ -69,7 +69,7 @@ def _same_turn(query: Heads, key: Heads) -> bool:
     a, b = query.rope, key.rope
     if a is None or b is None:
         return a is b
-    return a.width == b.width and torch.equal(query.order, key.order) and torch.allclose(a.frequencies, b.frequencies, rtol=1e-5)
+    return a.equals(b) and torch.equal(query.order, key.order)
 
 
 def _reordered(output: Linear, columns: torch.Tensor, wanted: torch.Tensor) -> Linear:

@@ -67,6 +67,10 @@ class Rope:
     width: int
     frequencies: torch.Tensor
 
+    def equals(self, other: Rope) -> bool:
+        """Whether both turn by the same angles. 1e-5 of a radian a position is 0.04 after 4096, and many times what float32 leaves."""
+        return self.width == other.width and torch.allclose(self.frequencies, other.frequencies, rtol=1e-5, atol=0)
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -125,6 +129,13 @@ class Layer:
     after_feed_forward: Norm | None
     parallel: bool
 
+    @property
+    def node(self) -> fx.Node:
+        """What computes its attention, or its network where it has none."""
+        part = self.attention or self.feed_forward
+        assert part is not None
+        return part.node
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -151,6 +162,11 @@ class LanguageModel:
     norm: Norm | None
     head: Linear | None
     output: fx.Node
+
+    @property
+    def attentions(self) -> list[Attention]:
+        """Those of the layers that have one."""
+        return [layer.attention for layer in self.layers if layer.attention is not None]
 
     @property
     def width(self) -> int:

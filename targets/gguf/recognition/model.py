@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from torch import fx
@@ -19,18 +19,21 @@ from edgecc.targets.gguf.recognition.ports import plain
 from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, input_of, linear_at, norm_at, shape_of
 from edgecc.targets.gguf.recognition.straight import is_linear
 
-
-@dataclass(frozen=True)
-class _Branch:
-    part: Attention | FeedForward
-    before: Norm | None
+_Branch = tuple[Attention | FeedForward, Norm | None]
+"""A part, and the norm of what it reads."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """The results of `branches` are added to the stream, and `after` norms the sum. `previous` is the stream before."""
+    """The results of `attention` and `network`, of which one may be missing, are added to the stream, and `after` norms the sum.
 
-    branches: Sequence[_Branch]
+    `before_attention`, `before_network`: norms of what they read. `previous` is the stream before.
+    """
+
+    attention: Attention | None
+    before_attention: Norm | None
+    network: FeedForward | None
+    before_network: Norm | None
     after: Norm | None
     previous: fx.Node
 
@@ -55,8 +58,8 @@ def read_model(program: Program) -> LanguageModel:
     if head is None and norm is None and at.target is not aten.add.Tensor:
         raise UnrecognizedError(at, f"the result is that of {operator_name(at.target)}, want that of a layer (logits), a norm or a sum")
     steps = list(_steps(reader, at if norm is None else plain(reader, norm.source)))
-    if norm is not None and steps and steps[0].after is None and not any(b.before for b in steps[0].branches):
-        steps, norm = [_Step(steps[0].branches, norm, steps[0].previous), *steps[1:]], None  # it belongs to the last layer
+    if norm is not None and steps and not (steps[0].after or steps[0].before_attention or steps[0].before_network):
+        steps, norm = [replace(steps[0], after=norm), *steps[1:]], None  # it belongs to the last layer
     if not steps:
         raise UnrecognizedError(at, "nothing is before it but the embeddings: want an attention or a feed-forward network")
     embeddings = read_embeddings(reader, steps[-1].previous, call)
@@ -102,7 +105,21 @@ def _step(reader: Reader, node: fx.Node) -> _Step | None:
     (previous,) = streams
     if shape_of(reader, previous) != shape_of(reader, at) and prod(shape_of(reader, previous)) != prod(shape_of(reader, at)):
         raise UnrecognizedError(at, f"the stream grows from {list(shape_of(reader, previous))} to {list(shape_of(reader, at))}")
-    return _Step([_branch(reader, layer, previous) for _, layer in layers if layer is not None], after, previous)
+    return _joined([_branch(reader, layer, previous) for _, layer in layers if layer is not None], after, previous)
+
+
+def _joined(branches: Sequence[_Branch], after: Norm | None, previous: fx.Node) -> _Step:
+    """The step of one attention, one network or both. Raises UnrecognizedError for two of a kind."""
+    attentions = [(part, before) for part, before in branches if isinstance(part, Attention)]
+    networks = [(part, before) for part, before in branches if isinstance(part, FeedForward)]
+    if len(attentions) > 1 or len(networks) > 1:
+        second, _ = (attentions if len(attentions) > 1 else networks)[1]
+        raise UnrecognizedError(
+            second.node, f"{len(attentions)} attentions and {len(networks)} networks are added at once, want one of each"
+        )
+    attention, before_attention = attentions[0] if attentions else (None, None)
+    network, before_network = networks[0] if networks else (None, None)
+    return _Step(attention, before_attention, network, before_network, after, previous)
 
 
 def _layer_at(reader: Reader, node: fx.Node) -> Linear | None:
@@ -138,11 +155,11 @@ def _branch(reader: Reader, layer: Linear, previous: fx.Node) -> _Branch:
     part: Attention | FeedForward = read_attention(reader, attention, layer) if attention is not None else read_feed_forward(reader, layer)
     read = plain(reader, input_of(part.query if isinstance(part, Attention) else part.up))
     if read is previous:
-        return _Branch(part, None)
+        return part, None
     before = norm_at(read, reader)
     if before is None or plain(reader, before.source) is not previous:
         raise UnrecognizedError(read, f"%{part.node.name} reads it, want the stream %{previous.name} or its norm")
-    return _Branch(part, before)
+    return part, before
 
 
 def _layers(steps: Sequence[_Step]) -> list[Layer]:
@@ -150,33 +167,19 @@ def _layers(steps: Sequence[_Step]) -> list[Layer]:
     layers: list[Layer] = []
     pending = list(steps)
     while pending:
-        step = pending.pop(0)
-        attention, network = _parts(step)
-        follows = pending and attention is not None and network is None and _parts(pending[0])[0] is None
-        second = pending.pop(0) if follows else None
-        after = second.after if second else (step.after if network is not None else None)
-        network = _parts(second)[1] if second else network
+        first = pending.pop(0)
+        follows = first.network is None and bool(pending) and pending[0].attention is None
+        last = pending.pop(0) if follows else first
         layers.append(
             Layer(
                 len(layers),
-                attention.part if attention else None,  # type: ignore[arg-type]
-                network.part if network else None,  # type: ignore[arg-type]
-                attention.before if attention else None,
-                network.before if network else None,
-                step.after if attention is not None and not (second is None and network is not None) else None,
-                after,
-                second is None and attention is not None and network is not None,
+                first.attention,
+                last.network,
+                first.before_attention,
+                last.before_network,
+                first.after if first.network is None else None,
+                last.after if last.network is not None else None,
+                parallel=first.attention is not None and first.network is not None,
             )
         )
     return layers
-
-
-def _parts(step: _Step) -> tuple[_Branch | None, _Branch | None]:
-    attentions = [b for b in step.branches if isinstance(b.part, Attention)]
-    networks = [b for b in step.branches if isinstance(b.part, FeedForward)]
-    if len(attentions) > 1 or len(networks) > 1:
-        more = (attentions if len(attentions) > 1 else networks)[1]
-        raise UnrecognizedError(
-            more.part.node, f"{len(attentions)} attentions and {len(networks)} networks are added at once, want one of each"
-        )
-    return (attentions[0] if attentions else None), (networks[0] if networks else None)
