@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from edgecc.ir import provenance
+from edgecc.ir.fake import evaluate, size_symbols
 from edgecc.ir.ops import bound_arguments, operator_name
 from edgecc.ir.program import Program
 from edgecc.targets.gguf.recognition.description import Linear, Mask, Norm, Rope
@@ -34,7 +35,6 @@ SAME = frozenset(
         aten.flatten.using_ints,
     }
 )
-
 
 #: What a program may round to without being another model.
 _NARROW = frozenset({torch.float16, torch.bfloat16})
@@ -165,18 +165,12 @@ def _needed(nodes: Sequence[fx.Node], given: Mapping[fx.Node, Any], within: froz
 
 
 def shape_of(reader: Reader, node: fx.Node) -> tuple[int, ...]:
-    """The shape at the sizes of the examples."""
-    return tuple(_size(node, s, reader.sizes) for s in node.meta["val"].shape)
-
-
-def _size(node: fx.Node, size: Any, sizes: Mapping[str, int]) -> int:
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    unknown = sorted(str(symbol) for symbol in expression.free_symbols if str(symbol) not in sizes)
+    """The shape at the sizes of the examples. Raises UnrecognizedError where it depends on what is the size of no input."""
+    shape = node.meta["val"].shape
+    unknown = sorted({name for size in shape for name in size_symbols(size)} - reader.sizes.keys())
     if unknown:
-        raise UnrecognizedError(node, f"its size {expression} depends on {', '.join(unknown)}, which is the size of no input")
-    return int(expression.subs({symbol: sizes[str(symbol)] for symbol in expression.free_symbols}))
+        raise UnrecognizedError(node, f"its shape {list(shape)} depends on {', '.join(unknown)}, which is the size of no input")
+    return tuple(evaluate(size, reader.sizes) for size in shape)
 
 
 def strip(node: Any) -> Any:
