@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import fx
@@ -17,17 +17,24 @@ _TYPES = 16  # rows of a table of token types, at most
 _FAR = 4100  # tokens: more than most sliding windows
 
 
+class _Lookup(NamedTuple):
+    """A call that looks up rows of a table of `rows`, by the numbers that the input `ids` holds."""
+
+    call: fx.Node
+    ids: fx.Node
+    rows: int
+
+
 def open_program(program: Program) -> tuple[Reader, fx.Node]:
     """A reader of the program, and the call that looks up its tokens: of the tables that an input indexes, that with most rows.
 
     Raises UnrecognizedError where there is none, or one sequence of at least two tokens is not what it takes.
     """
     examples = dict(zip(program.inputs(), program.examples, strict=True))
-    calls = [n for n in program.calls(aten.embedding.default) if program.is_weight(n.args[0]) and input_of(n.args[1]) is not None]
-    if not calls:
+    found = [lookup for lookup in _lookups(program) if program.is_weight(lookup.call.args[0])]
+    if not found:
         raise UnrecognizedError(program.outputs()[0], "no input indexes a table of tokens: this is no language model")
-    call = max(calls, key=lambda n: (not _counts(examples[input_of(n.args[1])]), n.args[0].meta["val"].shape[0]))  # type: ignore[union-attr]
-    ids = input_of(call.args[1])
+    call, ids, _ = max(found, key=lambda lookup: (not _counts(examples[lookup.ids]), lookup.rows))
     shape = examples[ids].shape
     if len(shape) not in (1, 2) or shape[-1] < 2:
         raise UnrecognizedError(
@@ -41,6 +48,15 @@ def open_program(program: Program) -> tuple[Reader, fx.Node]:
             live.add(node)
     reader = Reader(program, frozenset(live), shape[0] if len(shape) == 2 else 1, shape[-1], examples, ids, program.example_sizes())
     return replace(reader, examples=_as_llama_cpp(reader)), call
+
+
+def _lookups(program: Program) -> list[_Lookup]:
+    found = []
+    for call in program.calls(aten.embedding.default):
+        table, ids = call.args[0], input_of(call.args[1])
+        if isinstance(table, fx.Node) and ids is not None:
+            found.append(_Lookup(call, ids, int(table.meta["val"].shape[0])))
+    return found
 
 
 def far(reader: Reader) -> Reader | None:
@@ -70,8 +86,7 @@ def _as_llama_cpp(reader: Reader) -> dict[fx.Node, torch.Tensor]:
     for node, example in reader.examples.items():
         if node is reader.ids or example.shape != shape:
             continue
-        tables = [n.args[0] for n in reader.program.calls(aten.embedding.default) if input_of(n.args[1]) is node]
-        rows = [int(t.meta["val"].shape[0]) for t in tables if isinstance(t, fx.Node)]
+        rows = [lookup.rows for lookup in _lookups(reader.program) if lookup.ids is node]
         positions = torch.arange(shape[-1], dtype=example.dtype).expand(shape).contiguous()
         if rows:
             given[node] = torch.zeros_like(example) if max(rows) <= _TYPES else positions
@@ -80,7 +95,7 @@ def _as_llama_cpp(reader: Reader) -> dict[fx.Node, torch.Tensor]:
     return given
 
 
-def input_of(value: Any) -> Any:
+def input_of(value: object) -> fx.Node | None:
     """The input that indices come from through views and casts, None where they are computed."""
     node = strip(value)
     while isinstance(node, fx.Node) and node.target in (aten.squeeze.dim, aten.unsqueeze.default):
