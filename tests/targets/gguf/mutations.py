@@ -1,9 +1,8 @@
-"""Decoders drawn at random, and changes to them, most of which no architecture of llama.cpp has."""
+"""Changes to decoders, most of which no architecture of llama.cpp has."""
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -58,6 +57,22 @@ def _on(part: str, function: Callable[[torch.Tensor], torch.Tensor], kind: type[
         return model
 
     return change
+
+
+def _on_heads(function: Callable[[torch.Tensor], torch.Tensor]) -> Mutation:
+    """A function of what the last attention gives its layer."""
+
+    def change(model: Decoder) -> nn.Module:
+        mix = _last(model, Mix)
+        mix.e = Before(mix.e, function)
+        return model
+
+    return change
+
+
+def _norm_of_embeddings(model: Decoder) -> nn.Module:
+    model.p = nn.Sequential(model.p, RMS(model.s.width))
+    return model
 
 
 def _norm_after(part: str) -> Mutation:
@@ -255,6 +270,13 @@ def _swapped_halves(model: Decoder) -> nn.Module:
     return model
 
 
+def _doubled(model: Decoder) -> nn.Module:
+    step = model.t[-1]
+    forward = step.forward
+    step.forward = lambda x: forward(x) + x
+    return model
+
+
 MUTATIONS: dict[str, Mutation] = {
     "none": lambda model: model,
     "norm of the attention's result": _norm_after("m"),
@@ -275,21 +297,12 @@ MUTATIONS: dict[str, Mutation] = {
     "tanh of the embeddings": _on("p", torch.tanh, Decoder),
     "embeddings in other places": _on("p", lambda x: x.roll(1, 1), Decoder),
     "reversed tokens": _on("p", lambda x: x.flip(1), Decoder),
-    "norm of the embeddings": lambda model: (setattr(model, "p", nn.Sequential(model.p, RMS(model.s.width))), model)[1],
+    "norm of the embeddings": _norm_of_embeddings,
     "scaled norm": _on("o", lambda x: x * 0.7),
-    "relu of the attention's heads": lambda model: (_last(model, Mix).__setattr__("e", Before(_last(model, Mix).e, torch.relu)), model)[1],
-    "clamp of the attention's heads": lambda model: (
-        _last(model, Mix).__setattr__("e", Before(_last(model, Mix).e, lambda x: x.clamp(-0.2, 50))),
-        model,
-    )[1],
-    "mixed tokens before a layer": lambda model: (
-        _last(model, Mix).__setattr__("e", Before(_last(model, Mix).e, lambda x: x.roll(1, 1))),
-        model,
-    )[1],
-    "heads of the result scaled": lambda model: (
-        _last(model, Mix).__setattr__("e", Before(_last(model, Mix).e, lambda x: x * torch.linspace(0.5, 1, x.shape[-1]))),
-        model,
-    )[1],
+    "relu of the attention's heads": _on_heads(torch.relu),
+    "clamp of the attention's heads": _on_heads(lambda x: x.clamp(-0.2, 50)),
+    "mixed tokens before a layer": _on_heads(lambda x: x.roll(1, 1)),
+    "heads of the result scaled": _on_heads(lambda x: x * torch.linspace(0.5, 1, x.shape[-1])),
     "relu of what is gated": _on("b", torch.relu, decoders.Wide),
     "what is gated halved": _on("b", lambda x: x * 0.5, decoders.Wide),
     "half of what is activated": _on("a", lambda x: x * 0.5, decoders.Wide),
@@ -337,69 +350,8 @@ MUTATIONS: dict[str, Mutation] = {
     "tokens that are not seen": _hidden_ids,
     "a value of an earlier layer": _earlier,
     "the last token alone": _last_token,
-    "doubled stream": lambda model: _wrap(model.t[0], "forward", lambda x: x) if False else _doubled(model),
+    "doubled stream": _doubled,
 }
-
-
-def _doubled(model: Decoder) -> nn.Module:
-    step = model.t[-1]
-    forward = step.forward
-    step.forward = lambda x: forward(x) + x
-    return model
-
-
-_ANY, _LAYER = {"rope": ("halves", "pairs", "complex"), "bias": (False, True)}, {"norm": ("layer",), "norm_bias": (True, False)}
-_GELU = {**_LAYER, "activation": ("gelu_tanh",), "gated": (False,), "fused_gate": (False,)}
-#: What is drawn for families of models that llama.cpp has.
-FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "llama": {**_ANY, "bend": (0.0, 2.0), "rope_width": (0, 4), "qkv_bias": (False, True)},
-    "qwen3": {**_ANY, "bias": (False,), "query_norm": (True,)},
-    "gemma": {**_ANY, "bias": (False,), "activation": ("gelu_tanh",), "tied": (True,)},
-    "gpt2": {**_GELU, "bias": (False, True), "rope": ("",), "positions": (64,)},
-    "mpt": {**_GELU, "bias": (False, True), "rope": ("",), "alibi": (True,)},
-    "starcoder2": {**_GELU, **_ANY},
-    "gptneox": {**_GELU, **_ANY, "rope_width": (0, 4), "parallel": ("", "two")},
-    "phi2": {**_GELU, **_ANY, "rope_width": (0, 4), "parallel": ("one",), "head_bias": (False, True)},
-    "stablelm": {**_LAYER, **_ANY, "bias": (False,), "rope_width": (0, 4), "qkv_bias": (False, True)},
-}
-_FILLS = ("gpt2", "mpt", "starcoder2", "gptneox", "phi2", "stablelm")  # heads fill the width
-
-
-def drawn(seed: int) -> tuple[Spelling, str]:
-    """A spelling of a model that llama.cpp has, and the name of a mutation."""
-    r = random.Random(seed)
-    family = r.choice(list(FAMILIES))
-    head, layers = r.choice([4, 8, 12]), r.choice([1, 2, 2, 3])
-    groups, kv = (1, 4) if family in ("gptneox", "mpt") else r.choice([(1, 4), (2, 2), (3, 2), (4, 1), (6, 1), (1, 6)])
-    varied = family in ("llama", "starcoder2", "gpt2", "qwen3") and r.random() < 0.3
-    kv_heads = tuple(r.choice([1, kv]) if varied else kv for _ in range(layers))
-    heads = tuple(groups * k for k in kv_heads)
-    lacks = varied and family == "llama" and layers > 1 and r.random() < 0.5
-    common: dict[str, tuple[Any, ...]] = {
-        "fused": (False, True),
-        "base": (10000.0, 500000.0, 100.0),
-        "stretch": (1.0, 1.0, 2.0, 0.5),
-        "gqa": ("repeat", "expand", "flag", "strided"),
-        "attention": ("sdpa", "matmul", "mask"),
-        "scale": (0.0, 0.0, 0.2),
-        "query_scale": (False, True),
-        "fused_gate": (False, True),
-        "tied": (False, True),
-    }
-    made = Spelling(
-        width=groups * kv * head if family in _FILLS else r.choice([32, 48, 64]),
-        heads=heads,
-        kv_heads=kv_heads,
-        head=head,
-        ffn=tuple(r.choice([33, 64]) if varied else 64 for _ in range(layers)),
-        missing=(r.choice(["attention", "network"]) + str(r.randrange(layers)),) if lacks else (),
-        **{name: r.choice(values) for name, values in {**common, **FAMILIES[family]}.items()},
-    )
-    if made.rope_width >= head:
-        made = replace(made, rope_width=0)
-    if made.rope == "complex" and (made.rope_width or head) < 8:
-        made = replace(made, rope="pairs")  # torch.export cannot trace so few complex numbers
-    return made, "scaled embeddings" if family == "gemma" and r.random() < 0.5 else r.choice(["none", *MUTATIONS])
 
 
 def mutated(spelling: Spelling, mutation: str, seed: int = 0) -> nn.Module:

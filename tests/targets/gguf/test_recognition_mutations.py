@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edgecc.errors import UnsupportedError
-from tests.targets.gguf.mutations import drawn, mutated
+from tests.targets.gguf.drawing import drawn
+from tests.targets.gguf.mutations import mutated
 from tests.targets.gguf.parity_host import agrees, ids, lowered, parity, plan_of
 
 #: Seeds of models that are written, and of models that are refused.
