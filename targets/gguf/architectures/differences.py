@@ -153,8 +153,8 @@ def _bias(layers: Sequence[Linear], group: str, want: Architecture, layer: int |
     biased = [x for x in layers if x.bias is not None]
     if biased and want.biases[group] == "never":
         yield Difference(biased[0].call, f"a bias of the {group}", "none", layer)
-    if want.name == "qwen2" and group == "attention" and not biased:
-        yield Difference(layers[0].call, "queries, keys and values without a bias", "with one", layer)
+    if not biased and want.biases[group] == "needed":
+        yield Difference(layers[0].call, f"no bias of the {group}", "one", layer)
 
 
 def _parallel(layer: Layer, want: Architecture) -> Iterator[Difference]:
@@ -191,7 +191,7 @@ def _unlike(layer: Layer, first: Layer, want: Architecture) -> Iterator[Differen
     sizes = [
         (x.attention and (x.attention.heads, x.attention.kv_heads), x.feed_forward and x.feed_forward.up.shape[0]) for x in (layer, first)
     ]
-    if want.name in ("llama", "qwen2") and sizes[0] != sizes[1]:
+    if want.alike and sizes[0] != sizes[1]:
         yield Difference(layer.node, f"heads and network {sizes[0]}", f"{sizes[1]} {as_first}", layer.index)
 
 

@@ -178,7 +178,7 @@ def _matrix(name: str, pieces: Sequence[Piece]) -> Tensor:
 
 
 def _optional_bias(name: str, pieces: Sequence[Piece], presence: str) -> Iterator[Tensor]:
-    if presence == "always" or (presence == "optional" and any(p.linear.bias is not None for p in pieces)):
+    if presence in ("always", "needed") or (presence == "optional" and any(p.linear.bias is not None for p in pieces)):
         yield _bias(name, pieces)
 
 
