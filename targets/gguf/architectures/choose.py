@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgecc.targets.gguf.architectures.differences import Difference, differences
+from edgecc.targets.gguf.architectures.difference import Difference
+from edgecc.targets.gguf.architectures.differences import differences
 from edgecc.targets.gguf.architectures.series import geometric, max_bias
 from edgecc.targets.gguf.architectures.table import ARCHITECTURES, Architecture
 from edgecc.targets.gguf.recognition.description import LanguageModel
