@@ -26,7 +26,7 @@ from edgecc import Dim
 from edgecc.ir import capture
 from edgecc.targets.gguf import mixture
 from edgecc.targets.gguf.blocks import decode, encode
-from edgecc.targets.gguf.rounding import Moments, linear, observe, round_compensated, sensitivity
+from edgecc.targets.gguf.rounding import Moments, observe, round_compensated, sensitivity
 from tests.targets.gguf.ggml_host import Job, quantize
 
 WINDOW, WINDOWS, BATCH = 256, 200, 8
@@ -121,7 +121,7 @@ class Case:
 
     def _named(self) -> dict[Any, str]:
         """The linear calls whose weights are tensors of the file."""
-        calls = {n: self._place(n.args[1]) for n in self.program.calls() if linear(n) is not None}
+        calls = {n: self._place(n.args[1]) for n in self.program.calls(torch.ops.aten.linear.default)}
         return {n: name for n, name in calls.items() if name}
 
     def _place(self, node: Any) -> str:

@@ -18,7 +18,7 @@ from edgecc.errors import UsageError
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import Sample
 from edgecc.quantization.ranges import check_finite
-from edgecc.targets.gguf.rounding.calls import Linear, linear
+from edgecc.targets.gguf.recognition.reading import strip
 from edgecc.targets.gguf.rounding.moments import Moments
 from edgecc.targets.gguf.rounding.replay import Replay, Values, needed
 
@@ -48,44 +48,38 @@ def observe(
     rounded: Mapping[fx.Node, Read] | None = None,
     products: bool = True,
 ) -> Iterator[Step]:
-    """A step for each input of `layers`, calls that `linear` knows, in the order of the graph; each step is over when the next is asked for.
+    """A step for each input of `layers`, calls of aten.linear, in the order of the graph; each step is over when the next is asked for.
 
     `masks`: for each sample which of its tokens count, bool; an input of as many vectors leaves the others out. `rounded`: what weight
     nodes that are no layer's, such as an embedding, stand for in the file; read at each use. `products=False`: squares alone, for an
     importance. Raises UsageError where there is no sample, and where a value is not finite.
     """
-    found = {node: _known(node) for node in layers}
+    wanted = set(layers)
     groups: dict[fx.Node, list[fx.Node]] = {}
-    order = needed(program, found)
+    order = needed(program, wanted)
     for node in order:
-        if node in found:
-            groups.setdefault(found[node].source, []).append(node)
+        if node in wanted:
+            groups.setdefault(strip(node.args[0]), []).append(node)
     inputs = [list(sample) for sample in samples]
     if not inputs:
         raise UsageError("the calibration set is empty", hint="give at least one text; some 10,000 tokens are usual")
-    walk = Replay(program, order, inputs, found, rounded or {})
-    plain = Replay(program, order, inputs, found, {}) if products else None
+    walk = Replay(program, order, inputs, rounded or {})
+    plain = Replay(program, order, inputs, {}) if products else None
     replaced: dict[fx.Node, torch.Tensor] = {}
     done = 0
     for place, node in enumerate(order):
-        nodes = groups.pop(found[node].source, None) if node in found else None
+        nodes = groups.pop(strip(node.args[0]), None) if node in wanted else None
         if nodes is None:
             continue
         here = order[done:place]
         walk.run(here, {n: replaced.pop(n) for n in here if n in replaced})
         if plain is not None:
             plain.run(here, {})
-        step = Step(tuple(nodes), _moments(found[node].x, walk.values, None if plain is None else plain.values, masks))
+        step = Step(tuple(nodes), _moments(node.all_input_nodes[0], walk.values, None if plain is None else plain.values, masks))
         done = place
         yield step
         replaced |= step._replaced
         del step
-
-
-def _known(node: fx.Node) -> Linear:
-    found = linear(node)
-    assert found is not None, node.format_node()
-    return found
 
 
 @torch.no_grad()

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.nn import functional as F
 
 from edgecc.ir.lazy import read
 from edgecc.ir.program import Program
-from edgecc.targets.gguf.rounding.calls import Linear
 
 aten = torch.ops.aten
 #: Calls that show a weight in another layout. They are computed at each use: what they give may be as large as the weight.
@@ -29,15 +29,8 @@ class Replay:
     weights that these nodes read.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        order: Sequence[fx.Node],
-        samples: Iterable[Sequence[torch.Tensor]],
-        layers: Mapping[fx.Node, Linear],
-        rounded: Weights,
-    ) -> None:
-        self._program, self._layers, self._rounded = program, layers, rounded
+    def __init__(self, program: Program, order: Sequence[fx.Node], samples: Iterable[Sequence[torch.Tensor]], rounded: Weights) -> None:
+        self._program, self._rounded = program, rounded
         self.values: list[Values] = [dict(zip(program.inputs(), sample, strict=True)) for sample in samples]
         self._constants: Values = {}
         self._dying = last_reads(order)
@@ -48,28 +41,18 @@ class Replay:
 
     @torch.no_grad()
     def run(self, nodes: Sequence[fx.Node], replaced: Mapping[fx.Node, torch.Tensor]) -> None:
-        """Compute these calls, the next of the order, for every sample. `replaced`: weights [out, in] of layers among them."""
-        reads = {node: self._reads(node, node in replaced) for node in nodes if node in self._varying}
+        """Compute these calls, the next of the order, for every sample. `replaced`: weights [out, in] of calls of aten.linear among them."""
+        reads = {node: _reads(node, node in replaced) for node in nodes if node in self._varying}
         fixed = {a: self._constant(a) for a in dict.fromkeys(a for found in reads.values() for a in found) if a not in self._varying}
         for values in self.values:
             for node in nodes:
                 if node in reads:
                     known = {a: fixed[a] if a in fixed else values[a] for a in reads[node]}
-                    values[node] = self._layer(node, known, replaced[node]) if node in replaced else call(node, known)
+                    values[node] = _linear(*known.values(), weight=replaced[node]) if node in replaced else call(node, known)
                 for value in self._dying.get(node, ()):
                     values.pop(value, None)
         for value in (v for node in nodes for v in self._dying.get(node, ())):
             self._constants.pop(value, None)
-
-    def _reads(self, node: fx.Node, replaced: bool) -> list[fx.Node]:
-        layer = self._layers.get(node)
-        if not replaced or layer is None:
-            return node.all_input_nodes
-        return [layer.x] if layer.bias is None else [layer.x, layer.bias]
-
-    def _layer(self, node: fx.Node, known: Values, weight: torch.Tensor) -> torch.Tensor:
-        layer = self._layers[node]
-        return layer.run(known[layer.x], weight, None if layer.bias is None else known[layer.bias])
 
     def _constant(self, node: fx.Node) -> Any:
         """A value that no input decides."""
@@ -81,6 +64,16 @@ class Replay:
         if node.target not in _LAYOUTS:
             self._constants[node] = value
         return value
+
+
+def _reads(node: fx.Node, replaced: bool) -> list[fx.Node]:
+    """What a call reads; of a call of aten.linear whose weight is replaced, all but that."""
+    return [a for a in node.all_input_nodes if not (replaced and a is node.args[1])]
+
+
+def _linear(x: torch.Tensor, bias: torch.Tensor | None = None, *, weight: torch.Tensor) -> torch.Tensor:
+    found = F.linear(x, weight.to(x.dtype))
+    return found if bias is None else found + bias
 
 
 def call(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:

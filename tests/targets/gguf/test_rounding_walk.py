@@ -11,7 +11,9 @@ from torch import nn
 
 from edgecc.errors import UsageError
 from edgecc.ir import capture
-from edgecc.targets.gguf.rounding import linear, observe, sensitivity
+from edgecc.passes.decompose import Decompose
+from edgecc.targets.gguf.rounding import observe, sensitivity
+from edgecc.testing import apply
 
 aten = torch.ops.aten
 WIDTH, INNER, TOKENS, LENGTH = 16, 24, 30, 7
@@ -45,9 +47,14 @@ def made():
     net = Net().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     samples = [(torch.randint(0, TOKENS, (2, LENGTH), generator=generator),) for _ in range(5)]
+    return net, *traced(net, samples)
+
+
+def traced(net, samples):
+    """With every product by a weight a call of aten.linear, as in the target's pipeline."""
     program = capture.trace(net, samples[0])
-    layers = [node for node in program.calls() if linear(node) is not None]
-    return net, program, samples, layers
+    apply(Decompose(), program)
+    return program, samples, list(program.calls(aten.linear.default))
 
 
 def seen(net, samples):
@@ -153,16 +160,16 @@ def test_an_empty_calibration_set_and_numbers_that_are_not_finite_are_refused():
     with pytest.raises(UsageError, match="the calibration set is empty"):
         next(observe(program, [], layers))
     net.embedding.weight[:] = torch.nan
-    broken = capture.trace(net, samples[0])
     with pytest.raises(UsageError, match="NaN in the calibration data"):
-        next(observe(broken, samples, [n for n in broken.calls() if linear(n) is not None]))
+        next(observe(*traced(net, samples)))
 
 
 @pytest.mark.parametrize("logits", [True, False])
 def test_sensitivity_is_what_autograd_finds_in_the_module(logits, monkeypatch):
     """Of the same draws of tokens, or the same directions."""
     monkeypatch.setattr("edgecc.targets.gguf.rounding.derivatives._SEGMENT", 1)
-    net, program, samples, _ = made()
+    net, _, samples, _ = made()
+    program = capture.trace(net, samples[0])  # with its list of tensors
     (node,) = program.calls(aten.embedding.default)
     found = sensitivity(program, samples, node, logits=logits, seed=5)
     generator = torch.Generator().manual_seed(5)
