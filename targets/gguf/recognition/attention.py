@@ -12,7 +12,7 @@ from edgecc.ir.ops import bound_arguments
 from edgecc.targets.gguf.recognition.description import Attention, Linear
 from edgecc.targets.gguf.recognition.heads import Heads, read_columns, read_heads
 from edgecc.targets.gguf.recognition.mask import read_mask
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, input_of, shape_of, strip
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, shape_of, strip
 
 
 def read_attention(reader: Reader, node: fx.Node, output: Linear) -> Attention:
@@ -28,7 +28,7 @@ def read_attention(reader: Reader, node: fx.Node, output: Linear) -> Attention:
         raise UnrecognizedError(bound["value"], "values are turned or normed")
     if not _same_turn(query, key):
         raise UnrecognizedError(bound["key"], "queries and keys are turned by different angles")
-    sources = {strip(input_of(h.linear)) for h in (query, key, value)}
+    sources = {strip(h.linear.source) for h in (query, key, value)}
     if len(sources) > 1:
         raise UnrecognizedError(node, f"queries, keys and values are made of {len(sources)} inputs, want one (no cross attention)")
     width, value_width = query.rows.shape[1], value.rows.shape[1]

@@ -34,6 +34,13 @@ class Linear:
     columns: torch.Tensor | None = None
 
     @property
+    def source(self) -> fx.Node:
+        """What it reads."""
+        x = self.call.args[0]
+        assert isinstance(x, fx.Node)
+        return x
+
+    @property
     def shape(self) -> tuple[int, int]:
         """[out, in] of what is meant."""
         rows, columns = self.weight.meta["val"].shape

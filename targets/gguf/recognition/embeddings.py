@@ -7,9 +7,10 @@ from torch import fx
 
 from edgecc.ir.ops import operator_name
 from edgecc.targets.gguf.recognition.description import Embeddings
-from edgecc.targets.gguf.recognition.opening import input_of, open_program
+from edgecc.targets.gguf.recognition.opening import input_of
+from edgecc.targets.gguf.recognition.parts import norm_at
 from edgecc.targets.gguf.recognition.ports import plain
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, norm_at
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten
 from edgecc.targets.gguf.recognition.side_tables import side_table
 from edgecc.targets.gguf.recognition.straight import is_linear
 
@@ -64,6 +65,3 @@ def _scale(reader: Reader, term: fx.Node, call: fx.Node) -> float | None:
     if factor.numel() != 1 or not float(factor):
         return None
     return float(factor) if term.target is aten.mul.Tensor else 1 / float(factor)
-
-
-__all__ = ["input_of", "open_program", "read_embeddings"]

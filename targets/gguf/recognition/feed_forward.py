@@ -9,8 +9,9 @@ from torch import fx
 from edgecc.ir.ops import bound_arguments, operator_name
 from edgecc.targets.gguf.recognition.description import FeedForward, Linear
 from edgecc.targets.gguf.recognition.heads import selected
+from edgecc.targets.gguf.recognition.parts import linear_at
 from edgecc.targets.gguf.recognition.ports import ports, wire
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, input_of, linear_at, strip
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, strip
 
 _ACTIVATIONS: dict[Any, str] = {
     aten.silu.default: "silu",
@@ -24,7 +25,7 @@ _ACTIVATIONS: dict[Any, str] = {
 
 def read_feed_forward(reader: Reader, down: Linear) -> FeedForward:
     """The network that ends in `down`. Raises UnrecognizedError for anything but an activation and a product with one."""
-    inside = strip(input_of(down))
+    inside = strip(down.source)
     if inside.target is aten.mul.Tensor and all(isinstance(a, fx.Node) and a in reader.live for a in inside.args):
         first, second = (strip(a) for a in inside.args)
         if first is second:
@@ -35,7 +36,7 @@ def read_feed_forward(reader: Reader, down: Linear) -> FeedForward:
         if act is None:
             raise UnrecognizedError(inside, f"neither %{first.name} nor %{second.name} is an activation (silu, gelu, relu, ...)")
         gate, up = layer_of(reader, first.args[0]), layer_of(reader, second)
-        if input_of(gate) is not input_of(up):
+        if gate.source is not up.source:
             raise UnrecognizedError(inside, "what gates and what is gated read different values")
         if gate.shape[0] != up.shape[0]:
             raise UnrecognizedError(inside, f"{gate.shape[0]} numbers gate {up.shape[0]}")

@@ -14,12 +14,13 @@ import torch
 from torch import fx
 
 from edgecc.targets.gguf.recognition.description import Linear, Norm, Rope
+from edgecc.targets.gguf.recognition.parts import linear_at, norm_at
 from edgecc.targets.gguf.recognition.ports import Port, Wire, ports, wire
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, linear_at, norm_at, shape_of
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, shape_of
 from edgecc.targets.gguf.recognition.rope import find_rope, rotations
 
 _NOISE = 1e-3  # of normal numbers: tables of cos and sin in float32 at a few hundred positions
-_STILL = 1e-5  # where nothing turns
+_STILL = 1e-5  # of the same where nothing turns: a factor or two in float32
 
 
 @dataclass(frozen=True)

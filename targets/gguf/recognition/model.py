@@ -15,8 +15,9 @@ from edgecc.targets.gguf.recognition.description import Attention, FeedForward, 
 from edgecc.targets.gguf.recognition.embeddings import read_embeddings
 from edgecc.targets.gguf.recognition.feed_forward import layer_of, read_feed_forward
 from edgecc.targets.gguf.recognition.opening import open_program
+from edgecc.targets.gguf.recognition.parts import linear_at, norm_at
 from edgecc.targets.gguf.recognition.ports import plain
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, input_of, linear_at, norm_at, shape_of
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, shape_of
 from edgecc.targets.gguf.recognition.straight import is_linear
 
 _Branch = tuple[Attention | FeedForward, Norm | None]
@@ -51,7 +52,7 @@ def read_model(program: Program) -> LanguageModel:
     _check_shape(reader, output)
     head = _layer_at(reader, output)
     if head is not None and head.shape[1] == width:
-        at = plain(reader, input_of(head))
+        at = plain(reader, head.source)
     else:
         head, at = None, plain(reader, output)
     norm = norm_at(at, reader)
@@ -149,11 +150,11 @@ def _terms(reader: Reader, node: fx.Node) -> Iterator[fx.Node]:
 def _branch(reader: Reader, layer: Linear, previous: fx.Node) -> _Branch:
     """An attention or a feed-forward network that ends in `layer` and reads the stream `previous`, or its norm."""
     sdpa = aten.scaled_dot_product_attention.default
-    nearest = reader.sources(input_of(layer), sdpa, aten.linear.default)
-    inside = input_of(layer)
+    inside = layer.source
+    nearest = reader.sources(inside, sdpa, aten.linear.default)
     attention = inside if inside.target is sdpa else nearest[0] if len(nearest) == 1 and nearest[0].target is sdpa else None
     part: Attention | FeedForward = read_attention(reader, attention, layer) if attention is not None else read_feed_forward(reader, layer)
-    read = plain(reader, input_of(part.query if isinstance(part, Attention) else part.up))
+    read = plain(reader, (part.query if isinstance(part, Attention) else part.up).source)
     if read is previous:
         return part, None
     before = norm_at(read, reader)
