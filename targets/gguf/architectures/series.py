@@ -10,7 +10,7 @@ import torch
 def geometric(frequencies: torch.Tensor) -> tuple[float, float] | None:
     """Base and factor where the k-th of n frequencies is base^(-k / n) / factor, None where they are no such series.
 
-    The base is rounded to six digits, which is within the precision of tables in float32.
+    Both are rounded to six digits, which is within the precision of tables in float32: 5e-6 each of a frequency, and 2e-5 with that.
     """
     count = len(frequencies)
     factor = 1 / float(frequencies[0])
@@ -26,7 +26,7 @@ def geometric(frequencies: torch.Tensor) -> tuple[float, float] | None:
 def max_bias(slopes: torch.Tensor, heads: int) -> float | None:
     """The `max_alibi_bias` of which ggml makes these slopes for the first of `heads` heads, None where there is none.
 
-    Press et al. 2022, section 3.
+    Press et al. 2022, section 3. It is rounded to five digits, which are 4e-5 of a slope for the usual 8: 1e-4 is allowed.
     """
     low = 2 ** math.floor(math.log2(heads))
     bias = -math.log2(float(slopes[0])) * low if float(slopes[0]) > 0 else 0.0

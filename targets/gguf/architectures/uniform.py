@@ -13,7 +13,7 @@ from edgecc.targets.gguf.recognition.description import Attention, LanguageModel
 
 
 def unlike(layer: Layer, first: Layer, want: Architecture) -> Iterator[Difference]:
-    """What all layers of a file share. `first` is the first that has an attention."""
+    """Where a layer is another than `first`, the first that has an attention."""
     a, b, as_first = layer.attention, first.attention, f"as in layer {first.index}"
     if a is not None and b is not None and a is not b:
         if a.width != b.width:
@@ -38,7 +38,7 @@ def unlike(layer: Layer, first: Layer, want: Architecture) -> Iterator[Differenc
 
 
 def eps_of_norms(model: LanguageModel) -> Iterator[Difference]:
-    """A file has one eps."""
+    """The first norm of another eps than the others. 1e-6: of two spellings of one number, as float32 and as float64."""
     norms = list(_norms(model))
     for norm, layer in norms:
         if not math.isclose(norm.eps, norms[0][0].eps, rel_tol=1e-6):

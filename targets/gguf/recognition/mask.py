@@ -10,6 +10,7 @@ from edgecc.targets.gguf.recognition.description import Mask
 from edgecc.targets.gguf.recognition.opening import far
 from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError
 
+_LINEAR = 1e-4  # of the largest bias: a thousand times what float32 leaves of a product, and far less than any other bias is away
 _HIDDEN = -1e4  # a score below this is no attention: masks hold -inf, the least float, -1e9 or -65504
 
 
@@ -68,7 +69,7 @@ def _biased(node: fx.Node, scores: torch.Tensor) -> Mask:
     distance = (torch.arange(length)[None, :] - torch.arange(length)[:, None]).double()
     slopes = -relative[:, length - 1, 0] / (length - 1)
     wanted = torch.where(lower, distance * slopes[:, None, None], 0.0)
-    if float((relative - wanted).abs().max()) > 1e-4 * float(relative.abs().max()):
+    if float((relative - wanted).abs().max()) > _LINEAR * float(relative.abs().max()):
         raise UnrecognizedError(node, "its mask adds a bias that is no slope of the distance between tokens (ALiBi)")
     return Mask("causal", slopes.float())
 

@@ -125,10 +125,12 @@ def _traced(reader: Reader, trial: Wire) -> Wire:
     if bool((trial.send(reader, torch.zeros(count)) != 0).any()):
         raise UnrecognizedError(trial.end.node, f"something is added between %{name} and its use")
     ones = trial.send(reader, torch.ones(count))
+    # 1e-5 of the largest token's number: a rotation takes the difference of two products in float32
     if not torch.allclose(trial.send(reader, tokens), ones * tokens, rtol=1e-5, atol=1e-5 * tokens.numel()):
         raise UnrecognizedError(trial.end.node, f"its tokens are not those of %{name}: something else than views and rotations is between")
     arrived = trial.send(reader, torch.arange(1, count + 1, dtype=torch.float32))[0, 0] / ones[0, 0] - 1
     places = arrived.round()
+    # 0.25: numbers of channels stay whole but for the rounding of a factor, 1e-7 of some ten thousands
     wrong = not bool(torch.isfinite(arrived).all()) or float((arrived - places).abs().max()) > 0.25
     if wrong or int(places.min()) < 0 or int(places.max()) >= count:
         raise UnrecognizedError(trial.end.node, f"token 0 is no selection of the channels of %{name}, each times a factor")

@@ -73,7 +73,7 @@ def find_rope(maps: torch.Tensor, node: fx.Node) -> tuple[Rope | None, torch.Ten
     identity = torch.eye(size, dtype=torch.float64)
     if float((maps[0] - identity).abs().max()) > _CLOSE:
         raise UnrecognizedError(node, "heads are turned at position 0 already: positions start at 0 in llama.cpp")
-    if float((maps - identity).abs().max()) <= 1e-7:
+    if float((maps - identity).abs().max()) <= 1e-7:  # the rounding of a factor and its inverse
         return None, torch.arange(size)
     pairs = pairs_of(maps[1], node)
     order = order_of(pairs, size)
