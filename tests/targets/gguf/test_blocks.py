@@ -21,6 +21,10 @@ def _gaussian(rows: int, cols: int = 256, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
 
 
+def _nearest(grid: Grid, values: torch.Tensor) -> torch.Tensor:
+    return grid.values(grid.codes(values))
+
+
 def _matrices() -> dict[str, torch.Tensor]:
     """Matrices at which the definitions of rounding differ, all [rows, 256]."""
     generator = torch.Generator().manual_seed(1)
@@ -73,28 +77,25 @@ def test_decode_reads_what_ggml_reads(name, read_by_ggml):
 def test_encoding_what_was_decoded_gives_the_same_numbers_on_its_grid(name):
     values = _gaussian(4)
     grid = fit(values, name)
-    rounded, codes = grid.nearest(values, 0)
-    again, same = grid.nearest(rounded, 0)
-    assert torch.equal(again, rounded) and torch.equal(codes, same)
+    codes = grid.codes(values)
+    rounded = grid.values(codes)
+    same = grid.codes(rounded)
+    assert torch.equal(grid.values(same), rounded) and torch.equal(codes, same)
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_columns_in_turn_round_as_the_whole_does(name):
+def test_what_is_packed_is_read_as_the_numbers_of_the_grid(name):
     values = _gaussian(4)
     grid = fit(values, name)
-    rounded, codes = grid.nearest(values, 0)
-    for width in (1, 3, 48):  # within a group; across two; whole groups and a half, or three
-        parts = [grid.nearest(values[:, start : start + width], start) for start in range(0, 256, width)]
-        assert torch.equal(torch.cat([value for value, _ in parts], dim=1), rounded)
-        assert torch.equal(torch.cat([code for _, code in parts], dim=1), codes)
-    assert torch.equal(decode(grid.pack(codes), name, 256), rounded)
+    codes = grid.codes(values)
+    assert torch.equal(decode(grid.pack(codes), name, 256), grid.values(codes))
 
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_no_number_of_the_grid_is_nearer(name):
     values = _gaussian(2)
     grid = fit(values, name)
-    rounded, _ = grid.nearest(values, 0)
+    rounded = _nearest(grid, values)
     levels = torch.stack(
         [grid.values(torch.full((2, 256), code, dtype=torch.int8)) for code in range(grid.format.low, grid.format.high + 1)]
     )
@@ -107,7 +108,7 @@ def test_encode_is_the_nearest_of_the_fitted_grid(name):
     values, importance = _gaussian(3), torch.rand(256, generator=torch.Generator().manual_seed(2)) + 0.1
     for weight in (None, importance):
         grid = fit(values, name, weight)
-        assert torch.equal(encode(values, name, weight), grid.pack(grid.nearest(values, 0)[1]))
+        assert torch.equal(encode(values, name, weight), grid.pack(grid.codes(values)))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -144,15 +145,15 @@ def test_a_pool_of_threads_writes_the_same_bytes(name):
 def test_every_grid_is_finite(name, matrix):
     values = _matrices()[matrix]
     for importance in (None, torch.arange(256.0)):
-        grid: Grid = fit(values, name, importance)
-        assert torch.isfinite(grid.nearest(values, 0)[0]).all()
+        grid = fit(values, name, importance)
+        assert torch.isfinite(_nearest(grid, values)).all()
         assert torch.isfinite(decode(encode(values, name, importance), name, 256)).all()
 
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_zeros_stay_zeros(name):
     assert not decode(encode(torch.zeros(2, 256), name), name, 256).any()
-    assert not fit(torch.zeros(2, 256), name).nearest(torch.zeros(2, 256), 0)[0].any()
+    assert not _nearest(fit(torch.zeros(2, 256), name), torch.zeros(2, 256)).any()
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "f32"])
@@ -188,7 +189,7 @@ def test_columns_of_no_importance_do_not_matter(name):
     importance = torch.ones(256)
     importance[::2] = 0
     values = _gaussian(8)
-    error = (fit(values, name, importance).nearest(values, 0)[0] - values).square().mean(0)
+    error = (_nearest(fit(values, name, importance), values) - values).square().mean(0)
     assert error[1::2].sum() < error[::2].sum()
 
 

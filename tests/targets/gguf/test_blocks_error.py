@@ -81,5 +81,10 @@ def test_formats_of_one_group_take_an_importance_as_well_as_ggml_does(name):
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_fitted_grid_is_better_than_the_one_of_the_largest_value(name):
     # ggml takes scales from the largest value alone where it has no importance.
-    ratios = _ratios(_random(), name, False, lambda x, _: fit(x, name).nearest(x, 0)[0].double().numpy())
+
+    def nearest(x, _):
+        grid = fit(x, name)
+        return grid.values(grid.codes(x)).double().numpy()
+
+    ratios = _ratios(_random(), name, False, nearest)
     assert max(ratios.values()) < 1.0

@@ -102,7 +102,7 @@ def test_every_sweep_lowers_the_error_and_says_it(name):
     products = damped(moments.products, 0.01)
     grid = fit(weight, name, moments.importance)
     scales = Scales(grid)
-    codes = grid.nearest(weight, 0)[1]
+    codes = grid.codes(weight)
     levels = (torch.tensor(FORMATS[name].codebook)[codes.int()] if FORMATS[name].codebook else codes).float().T.contiguous()
     assert torch.equal(decode(scales.pack(levels), name, COLUMNS), grid.values(codes))
     last = torch.full((8,), torch.inf)
