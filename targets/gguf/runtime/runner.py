@@ -16,8 +16,9 @@ import numpy as np
 
 from edgecc.errors import ContractError, UsageError
 from edgecc.targeting.base import Arrays, Requirement, Runner
+from edgecc.targeting.packages import installed
 from edgecc.targets.gguf.runtime.llama_cpp import LlamaCpp
-from edgecc.targets.gguf.runtime.wheel import INSTALL, runtime_name, shared_library, version
+from edgecc.targets.gguf.runtime.wheel import INSTALL, PACKAGE, runtime_name, shared_library
 
 Array = np.ndarray[Any, Any]
 MODEL = "model.gguf"
@@ -142,4 +143,4 @@ def runners(directory: Path, manifest: Mapping[str, Any]) -> list[LlamaCppRunner
 
 
 def requirement() -> Requirement:
-    return Requirement("xllamacpp", version(), "llama.cpp, which runs the model to verify it", INSTALL)
+    return Requirement(PACKAGE, installed(PACKAGE), "llama.cpp, which runs the model to verify it", INSTALL)
