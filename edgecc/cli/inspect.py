@@ -60,7 +60,7 @@ def _support(program: Program, name: str, registry: Registry, session: Session) 
     from edgecc.pipeline import manager
     from edgecc.pipeline.context import PassContext
     from edgecc.pipeline.spec import parse
-    from edgecc.targeting.support import refusals
+    from edgecc.targeting.support import refusals, refusals_as_a_whole
 
     session.terminal.progress.step(f"checking {name}")
     rewritten = program.snapshot()
@@ -68,7 +68,7 @@ def _support(program: Program, name: str, registry: Registry, session: Session) 
         target = registry.create_target(name, {})
         manager.run(parse(target.pipeline(), registry.passes), rewritten, PassContext())
         capabilities = target.capabilities()
-        found = refusals(rewritten, capabilities)
+        found = refusals(rewritten, capabilities) or refusals_as_a_whole(rewritten, capabilities)
         others = refusals(rewritten, capabilities.own) if capabilities.own and not found else {}
     except MissingToolError as error:
         return {

@@ -44,6 +44,8 @@ class Capabilities:
     runs and where q/dq stand for it, None where it has none.
 
     `substitute` names what writes the whole program where it has calls beyond `own`, which may fail; `""` where nothing does.
+    `whole`: the first node, and why, for which a program is refused as a whole, None where it is not; for targets that take programs of
+    some kinds alone. `lower` refuses them in more words.
     """
 
     dtypes: frozenset[torch.dtype]
@@ -51,6 +53,7 @@ class Capabilities:
     quantization: QuantSupport | None = None
     own: Capabilities | None = None
     substitute: str = ""
+    whole: Callable[[Program], tuple[fx.Node, str] | None] | None = None
 
 
 class Runner(ABC):

@@ -42,6 +42,12 @@ def refusals(program: Program, capabilities: Capabilities) -> dict[tuple[str, st
     return found
 
 
+def refusals_as_a_whole(program: Program, capabilities: Capabilities) -> dict[tuple[str, str], list[fx.Node]]:
+    """What refuses a program none of whose operators is refused, in the form of `refusals`."""
+    found = capabilities.whole(program) if capabilities.whole is not None else None
+    return {} if found is None else {(operator_name(found[0].target), found[1]): [found[0]]}
+
+
 def _dtype_reason(node: fx.Node, capabilities: Capabilities) -> str | None:
     values = node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else (node.meta["val"],)
     for value in values:

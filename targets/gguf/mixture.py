@@ -87,19 +87,28 @@ def assign(
     return choices
 
 
-def _manual(names: Sequence[str], overrides: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """The override of each name that has one."""
-    made: dict[str, tuple[str, str]] = {}
+def check_overrides(overrides: Sequence[tuple[str, str]]) -> None:
+    """Raises UsageError for an unknown format and a bad regular expression."""
     for pattern, format_ in overrides:
         given = f"--tensor-type {pattern}={format_}"
         if format_.lower() not in FORMATS:
             raise UsageError(f"{given}: unknown format {format_!r}", hint=nearest(format_.lower(), FORMATS))
         try:
-            fitting = [name for name in names if re.search(pattern, name)]
+            re.compile(pattern)
         except re.error as error:
             raise UsageError(f"{given}: no regular expression: {error}", hint="a part of a name, such as attn_v=q8_0") from error
+
+
+def _manual(names: Sequence[str], overrides: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """The override of each name that has one."""
+    check_overrides(overrides)
+    made: dict[str, tuple[str, str]] = {}
+    for pattern, format_ in overrides:
+        fitting = [name for name in names if re.search(pattern, name)]
         if not fitting:
-            raise UsageError(f"{given}: no quantized tensor has such a name", hint=f"names are like {', '.join(names[-3:])}")
+            raise UsageError(
+                f"--tensor-type {pattern}={format_}: no quantized tensor has such a name", hint=f"names are like {', '.join(names[-3:])}"
+            )
         for name in fitting:
             made.setdefault(name, (pattern, format_.lower()))
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import fx
 
 from edgecc.errors import UnsupportedError
 from edgecc.ir.program import Program
@@ -33,6 +34,21 @@ def recognize(program: Program, allow_approximate: bool, context: PassContext) -
             hint="--allow-approximate takes it so",
         )
     return model, found
+
+
+def refusal(program: Program) -> tuple[fx.Node, str] | None:
+    """The first node for which a program is refused, and why; None where an architecture computes the same."""
+    try:
+        found = choose(read_model(program))
+    except UnrecognizedError as error:
+        return error.node, error.message
+    if not isinstance(found, Choice):
+        nearest, difference = found[0]
+        return difference.node, f"{difference.found}, {nearest.name} has {difference.wanted}"
+    if found.approximations:
+        near = found.approximations[0]
+        return near.node, f"{near.found}, {found.architecture.name} has {near.wanted}: --allow-approximate takes it so"
+    return None
 
 
 def _effect(program: Program, context: PassContext) -> str:

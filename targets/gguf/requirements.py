@@ -12,11 +12,11 @@ from edgecc.targets.gguf.runtime.wheel import INSTALL
 
 def requirements() -> Sequence[Requirement]:
     return [
-        _package("gguf", "the decoders of block formats, to compare with what was written"),
-        _package("tokenizers", "the tokenizer of a Hugging Face directory"),
+        _package("gguf", "reads importance matrices (--imatrix)"),
+        _package("tokenizers", "reads the tokenizer of a Hugging Face directory"),
         requirement(),
     ]
 
 
 def _package(name: str, purpose: str) -> Requirement:
-    return Requirement(name, installed(name), purpose, INSTALL)
+    return Requirement(name, installed(name), purpose, INSTALL, required=False)

@@ -51,10 +51,11 @@ class Gguf(Target):
     threads: int = 1
 
     def __post_init__(self) -> None:
-        from edgecc.targets.gguf.mixture import MIXTURES
+        from edgecc.targets.gguf.mixture import MIXTURES, check_overrides
 
         if self.mixture not in MIXTURES:
             raise UsageError(f"the mixture is {self.mixture!r}", hint=nearest(self.mixture, MIXTURES))
+        check_overrides(self.tensor_types)
         if self.compensate not in ("hessian", "none"):
             raise UsageError(f"compensate is {self.compensate!r}, want hessian or none")
         if self.context < 0 or self.shard_bytes < 0 or self.threads < 1:
@@ -73,8 +74,10 @@ class Gguf(Target):
         return _PIPELINE + (" | legalize: approximate-gelu" if self.allow_approximate else "")
 
     def capabilities(self) -> Capabilities:
-        """Whether llama.cpp has it is known of the whole graph alone: `lower` says."""
-        return Capabilities(_DTYPES, lambda node: None)
+        """Whether llama.cpp has it is known of the whole graph alone."""
+        from edgecc.targets.gguf.recognize import refusal
+
+        return Capabilities(_DTYPES, lambda node: None, whole=refusal)
 
     def requirements(self) -> Sequence[Requirement]:
         from edgecc.targets.gguf.requirements import requirements

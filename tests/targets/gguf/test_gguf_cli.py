@@ -132,3 +132,18 @@ def test_a_file_that_is_not_verified_says_so(edgecc, tmp_path):
     assert result.code == 0 and "not verified" in result.out
     assert report_of(tmp_path / "out")["verify"] is None
     assert edgecc("verify", "out").code == 0  # by the outputs that were stored
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("image_model", "this is no language model"),
+        ("erf", "gpt2 has gelu_tanh: --allow-approximate takes it so"),
+        ("hand_written", None),
+    ],
+)
+def test_inspect_says_whether_llama_cpp_has_the_model(edgecc, model, reason):
+    result = edgecc("inspect", f"{HERE}:{model}", "--json")
+    (found,) = [t for t in result.document["targets"] if t["name"] == "gguf"]
+    assert found["supported"] is (reason is None)
+    assert [reason in r["reason"] and bool(r["sources"]) for r in found["refused"]] == [True] * (reason is not None)
