@@ -6,6 +6,7 @@ import torch
 
 from edgecc.targets.gguf.blocks import Grid
 from edgecc.targets.gguf.blocks.packing import Stored
+from edgecc.targets.gguf.blocks.search import inverse
 
 
 class Scales:
@@ -32,8 +33,7 @@ class Scales:
 
     def inverse(self, group: int) -> torch.Tensor:
         """One over the scales of a group [rows], zero where they are."""
-        scale = self.scale[group]
-        return torch.where(scale == 0, 0.0, scale.reciprocal())
+        return inverse(self.scale[group])
 
     def values(self, levels: torch.Tensor, start: int) -> torch.Tensor:
         """The weights of columns start.. that have these levels [n, rows]."""
@@ -43,21 +43,15 @@ class Scales:
 
     def set_scale(self, group: int, wanted: torch.Tensor) -> torch.Tensor:
         """Let the scales of a group be the nearest to `wanted` [rows] that the file can hold; by how much they moved."""
-        return self._set(self.scale, self._d, self._scales, self._limits, group, wanted, 1)
+        return self._set(self.scale, self._d, self._scales, group, wanted, 1)
 
     def set_offset(self, group: int, wanted: torch.Tensor) -> torch.Tensor:
+        """The same of offsets, at most zero."""
         assert self.offset is not None
-        return self._set(self.offset, self._minimum, self._minima, self._limits, group, wanted.clamp(max=0), -1)
+        return self._set(self.offset, self._minimum, self._minima, group, wanted.clamp(max=0), -1)
 
     def _set(
-        self,
-        field: torch.Tensor,
-        factor: torch.Tensor | None,
-        integers: torch.Tensor | None,
-        limits: tuple[int, int],
-        group: int,
-        wanted: torch.Tensor,
-        sign: int,
+        self, field: torch.Tensor, factor: torch.Tensor | None, integers: torch.Tensor | None, group: int, wanted: torch.Tensor, sign: int
     ) -> torch.Tensor:
         assert factor is not None
         if integers is None:
@@ -66,7 +60,7 @@ class Scales:
             value = factor[group]
         else:
             d = factor[group // self.format.groups]
-            integers[group] = torch.where(d == 0, integers[group], (sign * wanted / d).round_().clamp_(*limits))
+            integers[group] = torch.where(d == 0, integers[group], (sign * wanted / d).round_().clamp_(*self._limits))
             value = sign * d * integers[group]
         moved = value - field[group]
         field[group] = value
