@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from edgecc.errors import UsageError
-from edgecc.targets.gguf.rounding.moments import Moments
+from edgecc.targets.gguf.rounding.moments import Moments, above_zero
 from edgecc.targets.gguf.writer import Planned, Value, write
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -42,13 +42,12 @@ class ImportanceMatrix:
             return None
         if mean.shape[-1] != columns:
             raise UsageError(f"the importance matrix has {mean.shape[-1]} columns for {name}, the model {columns}: it is of another model")
-        mean = mean.reshape(-1, columns).mean(0)
-        return mean.clamp_min(float(mean.mean()) * 1e-6 or 1.0)
+        return above_zero(mean.reshape(-1, columns).mean(0))
 
 
 def from_moments(moments: Mapping[str, Moments], *, datasets: Sequence[str] = (), chunks: int = 0, chunk_size: int = 0) -> ImportanceMatrix:
     """Of the tensors by GGUF name."""
-    means = {name: (m.squares / max(1, m.count)).float() for name, m in moments.items()}
+    means = {name: m.means for name, m in moments.items()}
     return ImportanceMatrix(means, {name: m.count for name, m in moments.items()}, datasets, chunks, chunk_size)
 
 

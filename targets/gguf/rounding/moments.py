@@ -30,8 +30,12 @@ class Moments:
     @property
     def importance(self) -> torch.Tensor:
         """Mean x^2 of each channel [in] f32, all above 0: a channel that was never seen counts least, not nothing."""
-        mean = (self.squares / max(1, self.count)).float()
-        return mean.clamp_min(float(mean.mean()) * 1e-6 or 1.0)
+        return above_zero(self.means)
+
+    @property
+    def means(self) -> torch.Tensor:
+        """Mean x^2 of each channel [in] f32."""
+        return (self.squares / max(1, self.count)).float()
 
     def columns(self, index: torch.Tensor) -> Moments:
         """Of x[index], for a weight whose columns were put in that order."""
@@ -69,3 +73,8 @@ class Moments:
         wider = self.products.clone()
         wider.diagonal().add_(_DAMPING * float(wider.diagonal().mean()))
         return torch.cholesky_solve(self.drift.T, torch.linalg.cholesky(wider)).T
+
+
+def above_zero(means: torch.Tensor) -> torch.Tensor:
+    """Means of squares with none below a millionth of their mean; ones where all are zero."""
+    return means.clamp_min(float(means.mean()) * 1e-6 or 1.0)
