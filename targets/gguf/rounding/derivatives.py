@@ -19,7 +19,7 @@ from edgecc.ir.lazy import read
 from edgecc.ir.program import Program
 from edgecc.pipeline.context import Sample
 from edgecc.targets.gguf.rounding.moments import Moments
-from edgecc.targets.gguf.rounding.replay import Values, call, last_reads, needed
+from edgecc.targets.gguf.rounding.replay import Values, call, last_reads, moved, needed
 
 _SEGMENT = 32  # calls
 _TOKENS_PER_CHANNEL = 64
@@ -62,10 +62,7 @@ class _Backward:
         start = order.index(value) + 1
         self._before, after = order[:start], order[start:]
         self._dying = last_reads(order)
-        self._moving = {value}
-        for node in after:
-            if any(a in self._moving for a in node.all_input_nodes):
-                self._moving.add(node)
+        self._moving = moved(after, [value])
         self._segments = self._cut(after)
 
     def _cut(self, order: Sequence[fx.Node]) -> list[list[fx.Node]]:

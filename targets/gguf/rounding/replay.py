@@ -34,10 +34,7 @@ class Replay:
         self.values: list[Values] = [dict(zip(program.inputs(), sample, strict=True)) for sample in samples]
         self._constants: Values = {}
         self._dying = last_reads(order)
-        self._varying = set(program.inputs())
-        for node in order:
-            if any(a in self._varying for a in node.all_input_nodes):
-                self._varying.add(node)
+        self._varying = moved(order, program.inputs())
 
     @torch.no_grad()
     def run(self, nodes: Sequence[fx.Node], replaced: Mapping[fx.Node, torch.Tensor]) -> None:
@@ -90,6 +87,15 @@ def needed(program: Program, nodes: Iterable[fx.Node]) -> list[fx.Node]:
         if node in wanted:
             wanted.update(node.all_input_nodes)
     return [n for n in program.graph.nodes if n in wanted and n.op == "call_function"]
+
+
+def moved(order: Iterable[fx.Node], by: Iterable[fx.Node]) -> set[fx.Node]:
+    """These nodes, and the calls that depend on any of them."""
+    found = set(by)
+    for node in order:
+        if not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def last_reads(order: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
