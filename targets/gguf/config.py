@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgecc.errors import UsageError
-from edgecc.targets.gguf.architectures.choose import geometric
+from edgecc.frontend.json_files import read_object
+from edgecc.targets.gguf.architectures.series import geometric
 from edgecc.targets.gguf.recognition.description import Attention, LanguageModel
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
@@ -56,24 +56,14 @@ def read_config(directory: Path | None) -> Config:
     path = directory / "config.json" if directory is not None else None
     if path is None or not path.is_file():
         return Config(None, {})
-    return Config(path, _object(path), _pooling(path.parent))
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds {type(found).__name__}, want an object")
-    return found
+    return Config(path, read_object(path), _pooling(path.parent))
 
 
 def _pooling(directory: Path) -> str:
     path = directory / "1_Pooling" / "config.json"
     if not path.is_file():
         return "none"
-    found = _object(path)
+    found = read_object(path)
     modes = [key for key, value in found.items() if key.startswith("pooling_mode_") and value is True]
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
     return known.get(modes[0], "none") if len(modes) == 1 else "none"  # several are put side by side
@@ -104,7 +94,7 @@ def _compared(model: LanguageModel, values: Mapping[str, Any]) -> Iterator[tuple
     """What is compared, the keys that state it with their numbers, and what the graph has. One of several keys may be of another part
     of the model, as an epsilon is.
     """
-    attention = next(layer.attention for layer in model.layers if layer.attention is not None)
+    attention = model.attentions[0]
     networks = [layer.feed_forward for layer in model.layers if layer.feed_forward is not None]
     first = model.layers[0]
     norm = first.before_attention or first.after_attention

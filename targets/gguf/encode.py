@@ -60,7 +60,8 @@ def encode_tensor(program: Program, plan: Plan, tensor: Tensor, importance: torc
 
 def _rows(program: Program, tensor: Tensor) -> Iterator[torch.Tensor]:
     """The numbers of a tensor, [n, columns] f32 at a time."""
-    if tensor.stored is not None and tensor.order is None and tensor.factor is None and len(tensor.shape) > 1:
+    plain = tensor.order is None and tensor.factor is None
+    if tensor.stored is not None and plain and tensor.stored.meta["val"].dim() == 2:
         yield from _slices(program, tensor.stored)
     elif tensor.pieces and not tensor.bias:
         for piece in tensor.pieces:

@@ -42,11 +42,9 @@ def locate(program: Program, target: Gguf, sample: Sequence[torch.Tensor]) -> st
         known[middle] = _difference(program, plain, sample, middle)
         low, high = (low, middle) if known[middle] else (middle, high)
     layer = model.layers[high - 1]
-    part = layer.attention or layer.feed_forward
-    assert part is not None
     before = "the model of those before agrees" if low else "what comes before the layers may be at fault too"
-    place = describe(part.node) or "no source line"
-    return f"the first layer that differs is layer {high - 1} of {len(model.layers)}, %{part.node.name} ({place}): {known[high]}; {before}"
+    place = describe(layer.node) or "no source line"
+    return f"the first layer that differs is layer {high - 1} of {len(model.layers)}, %{layer.node.name} ({place}): {known[high]}; {before}"
 
 
 def _difference(program: Program, target: Gguf, sample: Sequence[torch.Tensor], layers: int) -> str:

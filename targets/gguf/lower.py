@@ -39,7 +39,6 @@ def lower(program: Program, options: Gguf, directory: Path, context: PassContext
         "ids": meant["ids"],
         "mask": meant.get("mask", ""),
         "output": program.signature.outputs[0].name,
-        "pooling": "none",
         "mixture": options.mixture,
         "rounding": tensors.by,
         "notes": [*plan.notes, *tensors.notes],

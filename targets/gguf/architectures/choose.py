@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from edgecc.targets.gguf.architectures.difference import Difference
 from edgecc.targets.gguf.architectures.differences import differences
-from edgecc.targets.gguf.architectures.series import geometric, max_bias
 from edgecc.targets.gguf.architectures.table import ARCHITECTURES, Architecture
 from edgecc.targets.gguf.recognition.description import LanguageModel
 
@@ -51,6 +50,3 @@ def _made_up(model: LanguageModel, want: Architecture) -> int:
     norm, a, f = layer.before_attention or layer.after_attention, layer.attention, layer.feed_forward
     biases = {"norm": norm and norm.bias, "attention": a and a.query.bias, "output": a and a.output.bias, "network": f and f.up.bias}
     return sum(want.biases[group] == "always" and bias is None for group, bias in biases.items())
-
-
-__all__ = ["Choice", "Difference", "choose", "geometric", "max_bias"]

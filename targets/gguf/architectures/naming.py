@@ -52,8 +52,7 @@ def _beside_tokens(model: LanguageModel, architecture: Architecture) -> Iterator
 
 
 def _table(name: str, stored: fx.Node, width: int) -> Tensor:
-    own = None if stored.meta["val"].dim() == 2 else torch.tensor(1.0)  # read as a whole where its rows are not the file's
-    return Tensor(name, (rows_of(stored), width), stored=stored, factor=own)
+    return Tensor(name, (rows_of(stored), width), stored=stored)
 
 
 def _rope_factors(model: LanguageModel, architecture: Architecture, width: int) -> Iterator[Tensor]:

@@ -7,10 +7,10 @@ from torch import fx
 
 from edgecc.ir.ops import operator_name
 from edgecc.targets.gguf.recognition.description import Embeddings
-from edgecc.targets.gguf.recognition.opening import input_of
 from edgecc.targets.gguf.recognition.parts import norm_at
 from edgecc.targets.gguf.recognition.ports import plain
 from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten
+from edgecc.targets.gguf.recognition.roles import input_of
 from edgecc.targets.gguf.recognition.side_tables import side_table
 from edgecc.targets.gguf.recognition.straight import is_linear
 

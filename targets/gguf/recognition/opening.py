@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import fx
 
 from edgecc.ir.fake import size_expression
 from edgecc.ir.program import Program
-from edgecc.targets.gguf.recognition.positions import are_positions
-from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, aten, shape_of, strip
+from edgecc.targets.gguf.recognition.reading import Reader, UnrecognizedError, shape_of
+from edgecc.targets.gguf.recognition.roles import given, lookups, roles_of
 
-_TYPES = 16  # rows of a table of token types, at most
 _FAR = 4100  # tokens: more than most sliding windows
-
-
-class _Lookup(NamedTuple):
-    """A call that looks up rows of a table of `rows`, by the numbers that the input `ids` holds."""
-
-    call: fx.Node
-    ids: fx.Node
-    rows: int
 
 
 def open_program(program: Program) -> tuple[Reader, fx.Node]:
@@ -31,7 +21,7 @@ def open_program(program: Program) -> tuple[Reader, fx.Node]:
     Raises UnrecognizedError where there is none, or one sequence of at least two tokens is not what it takes.
     """
     examples = dict(zip(program.inputs(), program.examples, strict=True))
-    found = [lookup for lookup in _lookups(program) if program.is_weight(lookup.call.args[0])]
+    found = [lookup for lookup in lookups(program) if program.is_weight(lookup.call.args[0])]
     if not found:
         raise UnrecognizedError(program.outputs()[0], "no input indexes a table of tokens: this is no language model")
     call, ids, _ = max(found, key=lambda lookup: (not _counts(examples[lookup.ids]), lookup.rows))
@@ -48,15 +38,6 @@ def open_program(program: Program) -> tuple[Reader, fx.Node]:
             live.add(node)
     reader = Reader(program, frozenset(live), shape[0] if len(shape) == 2 else 1, shape[-1], examples, ids, program.example_sizes())
     return replace(reader, examples=_as_llama_cpp(reader)), call
-
-
-def _lookups(program: Program) -> list[_Lookup]:
-    found = []
-    for call in program.calls(aten.embedding.default):
-        table, ids = call.args[0], input_of(call.args[1])
-        if isinstance(table, fx.Node) and ids is not None:
-            found.append(_Lookup(call, ids, int(table.meta["val"].shape[0])))
-    return found
 
 
 def far(reader: Reader) -> Reader | None:
@@ -79,28 +60,11 @@ def far(reader: Reader) -> Reader | None:
 
 
 def _as_llama_cpp(reader: Reader) -> dict[fx.Node, torch.Tensor]:
-    """What inputs besides the tokens are in llama.cpp, where they have a number for each: a mask of ones, types of 0, positions from 0."""
+    """The examples with what llama.cpp has in the place of inputs besides the tokens, where they have a number for each."""
     assert reader.ids is not None
-    given = dict(reader.examples)
-    shape = given[reader.ids].shape
-    for node, example in reader.examples.items():
-        if node is reader.ids or example.shape != shape:
-            continue
-        rows = [lookup.rows for lookup in _lookups(reader.program) if lookup.ids is node]
-        positions = torch.arange(shape[-1], dtype=example.dtype).expand(shape).contiguous()
-        if rows:
-            given[node] = torch.zeros_like(example) if max(rows) <= _TYPES else positions
-        else:
-            given[node] = positions if are_positions(node.name, example) else torch.ones_like(example)
-    return given
-
-
-def input_of(value: object) -> fx.Node | None:
-    """The input that indices come from through views and casts, None where they are computed."""
-    node = strip(value)
-    while isinstance(node, fx.Node) and node.target in (aten.squeeze.dim, aten.unsqueeze.default):
-        node = strip(node.args[0])
-    return node if isinstance(node, fx.Node) and node.op == "placeholder" else None
+    roles = roles_of(reader.program, reader.ids)
+    shape = reader.examples[reader.ids].shape
+    return {node: given(roles[node], e) if e.shape == shape else e for node, e in reader.examples.items()}
 
 
 def _counts(example: torch.Tensor) -> bool:
