@@ -46,9 +46,9 @@ class Scales:
         return self._set(self.scale, self._d, self._scales, group, wanted, 1)
 
     def set_offset(self, group: int, wanted: torch.Tensor) -> torch.Tensor:
-        """The same of offsets, at most zero."""
+        """The same of offsets."""
         assert self.offset is not None
-        return self._set(self.offset, self._minimum, self._minima, group, wanted.clamp(max=0), -1)
+        return self._set(self.offset, self._minimum, self._minima, group, wanted, -1)
 
     def _set(
         self, field: torch.Tensor, factor: torch.Tensor | None, integers: torch.Tensor | None, group: int, wanted: torch.Tensor, sign: int

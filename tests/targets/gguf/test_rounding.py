@@ -65,6 +65,20 @@ def test_no_row_is_worse_than_the_nearest_on_what_was_seen(name):
     assert bool((better <= worse * 1.0001).all())  # float32 sums of 262,144 products
 
 
+@pytest.mark.parametrize("name", ["q4_1", "q5_1"])
+def test_weights_that_are_all_positive_are_compensated_as_well(name):
+    """The minimum of a block is above zero there, which formats of super-blocks have not."""
+    x = vectors()
+    weight = 1 + normal(24, COLUMNS, seed=5) / 20
+    moments = moments_of(x)
+    found, plain = (loss(x, weight, decode(data, name, COLUMNS)).sum() for data in _both(weight, moments, name))
+    assert found <= 0.5 * plain  # a third is usual, for weights around zero too
+
+
+def _both(weight, moments, name):
+    return round_compensated(weight, moments, name), encode(weight, name, moments.importance)
+
+
 def test_independent_inputs_leave_only_scales_to_move():
     """The products are diagonal: no column can make up for another, so what is gained is little."""
     weight = normal(8, COLUMNS, seed=6)
